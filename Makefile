@@ -1,0 +1,34 @@
+# Two commands: `make demo` and `make test`. Both make the virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test statistical bench lint clean
+
+demo: $(STAMP)
+	$(BIN)/pyro-unmix demo --out demo
+	@echo "Open demo/report.html in a browser."
+
+test: $(STAMP)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+statistical: $(STAMP)
+	$(BIN)/python -m pytest -m statistical tests/statistical
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# torch is asked for by its pinned version first, so that nothing else chooses a larger build of it.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

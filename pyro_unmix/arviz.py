@@ -1,0 +1,27 @@
+"""Hand draws to ArviZ, of whichever generation is installed. The only file that imports it."""
+
+from __future__ import annotations
+
+import arviz
+import xarray as xr
+
+
+def to_arviz(draws: xr.Dataset, observed: xr.DataArray):
+    """Draws of one chain with what they explain.
+
+    Parameters
+    ----------
+    draws
+        Dimension `draw` and any others.
+    observed
+        Reflectance `(y, x, wavelength)`.
+
+    Returns
+    -------
+    data
+        `arviz.InferenceData` before ArviZ 1.0, `xarray.DataTree` from then on, with groups posterior and observed_data.
+    """
+    groups = {"posterior": draws.expand_dims("chain").assign_coords(chain=[0]), "observed_data": observed.to_dataset(name="reflectance")}
+    if hasattr(arviz, "InferenceData"):
+        return arviz.InferenceData(**groups)
+    return xr.DataTree.from_dict(groups)

@@ -1,0 +1,271 @@
+"""The command line: the same calls as in a notebook, with files in and files out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from dataclasses import replace
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+from pyro_unmix import datasets, simulate
+from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
+from pyro_unmix.fit import Fit, FitConfig
+from pyro_unmix.fit import fit as fit_scene
+from pyro_unmix.initialize import informed_endmembers
+from pyro_unmix.io import open_reference, open_scene, save_scene
+from pyro_unmix.io.files import make_folder
+from pyro_unmix.library import open_library
+from pyro_unmix.metrics import evaluate as evaluate_summary
+from pyro_unmix.model import UnmixingModel
+from pyro_unmix.run_folder import load_fit, save_run
+from pyro_unmix.scene import Scene
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+app = typer.Typer(help="Bayesian hyperspectral unmixing: which materials, how much of each, and how sure.",
+                  no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+datasets_app = typer.Typer(help="Benchmark scenes by name.", no_args_is_help=True)
+app.add_typer(datasets_app, name="datasets")
+out = Console()
+
+SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="A .npz or .mat file, or the name of a benchmark scene.")]
+OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; made if missing.")]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+
+
+class Guide(str, Enum):
+    spacnn = "spacnn"
+    cnn = "cnn"
+    mlp = "mlp"
+
+
+class Brightness(str, Enum):
+    auto = "auto"
+    none = "none"
+    pixel = "pixel"
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def main() -> None:
+    """Entry point: errors a user can mend become one line and exit code 2, diverged training exit code 3."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("pyro_unmix").setLevel(logging.INFO)
+    warnings.showwarning = _one_line_warning
+    try:
+        app()
+    except InputError as error:
+        _fail(error, 2)
+    except FitDiverged as error:
+        _fail(error, 3)
+
+
+@app.command()
+def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> None:
+    """Unmix the bundled scene, compare with its truth, and write everything: about a minute."""
+    scene = simulate.example_scene()
+    make_folder(out_folder)
+    result = fit_scene(UnmixingModel(scene.reference.sizes["endmember"]), scene, seed=seed,
+                       checkpoint=out_folder / "checkpoint.pt")
+    posterior = result.posterior(scene)
+    evaluation = evaluate_summary(posterior.summary(), scene.reference)
+    save_run(out_folder, result, posterior, evaluation=evaluation)
+    save_scene(scene, out_folder / "scene.npz")
+    out.print(str(evaluation), highlight=False)
+    _say_done(result, out_folder)
+
+
+@app.command()
+def info(scene: SceneArgument) -> None:
+    """Say what is in a scene."""
+    opened = _open(scene)
+    rows, cols, bands = opened.shape
+    pixels = opened.pixels()
+    table = Table(show_header=False, box=None)
+    table.add_row("scene", opened.name)
+    table.add_row("size", f"{rows} rows x {cols} columns x {bands} bands")
+    table.add_row("pixels in use", f"{opened.n_pixels} of {rows * cols} ({100 * opened.n_pixels / (rows * cols):.1f} %)")
+    known = opened.wavelengths
+    table.add_row("wavelengths", "unknown" if known is None else f"{known.min():.1f} to {known.max():.1f} nm"
+                  + ("" if (known[1:] > known[:-1]).all() else ", not in increasing order"))
+    table.add_row("values", f"{pixels.min():.4g} to {pixels.max():.4g}, mean {pixels.mean():.4g}")
+    if opened.reference is not None:
+        table.add_row("reference", f"{', '.join(opened.reference)} of {', '.join(map(str, opened.reference.endmember.values))}")
+    out.print(table)
+
+
+@app.command()
+def fit(
+    scene: SceneArgument,
+    out_folder: OutFolder,
+    n_endmembers: Annotated[int, typer.Option("-k", "--endmembers", help="Number of endmembers.")],
+    guide: Annotated[Guide, typer.Option(help="Spatial-attention CNN, CNN, or spectrum by spectrum.")] = Guide.spacnn,
+    library: Annotated[Path | None, typer.Option(help="Spectral library to centre the endmember prior on.")] = None,
+    materials: Annotated[str | None, typer.Option(help="Names in the library, separated by commas, one an endmember.")] = None,
+    brightness: Annotated[Brightness, typer.Option(help="One factor a pixel, or none; auto decides from the scene.")]
+        = Brightness.auto,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings of FitConfig.")] = None,
+    seed: Seed = 0,
+    device: Annotated[Device | None, typer.Option(help="Where to train; auto takes a GPU if there is one.")] = None,
+    draws: Annotated[int, typer.Option(min=0, help="Draws to keep in draws.nc, an ArviZ file.")] = 0,
+    resume: Annotated[bool, typer.Option(help="Go on with a fit that was killed.")] = False,
+) -> None:
+    """Fit a scene and write the run folder: summary.nc, config.json, weights.pt, history.csv, report.html."""
+    settings = FitConfig.from_dict(_read_toml(config) if config else {})
+    settings = settings if device is None else replace(settings, device=device.value)
+    opened = _open(scene)
+    make_folder(out_folder)
+    checkpoint = out_folder / "checkpoint.pt"
+    if resume and not checkpoint.exists() and (out_folder / "report.html").exists():
+        out.print(f"{out_folder} holds a finished fit: nothing to resume", highlight=False)
+        return
+    model = UnmixingModel(n_endmembers, brightness=brightness.value)
+    names = None
+    if library is not None:
+        chosen = open_library(library)
+        chosen = chosen.select([name.strip() for name in materials.split(",")]) if materials else chosen
+        if opened.wavelengths is not None and chosen.wavelengths is not None:
+            chosen = chosen.resample(opened.wavelengths)
+        names = list(chosen.names)
+        model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, n_endmembers))
+    elif materials is not None:
+        raise InputError("a --library to take the --materials from", "none")
+    result = fit_scene(model, opened, guide=guide.value, seed=seed, config=settings, names=names, checkpoint=checkpoint,
+                       resume=resume)
+    save_run(out_folder, result, result.posterior(opened), draws=draws)
+    _say_done(result, out_folder)
+
+
+@app.command()
+def predict(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fit.")],
+    scene: SceneArgument,
+    out_file: Annotated[Path, typer.Option("--out", help="File to write: .nc.")],
+) -> None:
+    """Unmix another scene of the same sensor with a trained guide: no training."""
+    if out_file.suffix != ".nc":
+        raise InputError("an output file ending in .nc", f"'{out_file.name}'")
+    make_folder(out_file.parent)
+    load_fit(folder).posterior(_open(scene)).save(out_file)
+    out.print(f"wrote {out_file}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    summary: Annotated[Path, typer.Argument(metavar="SUMMARY.nc", help="Written by fit or predict.")],
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="File with abundances or endmembers, or a scene's name.")],
+    variant: Annotated[str, typer.Option(help="Another reference in the same file, e.g. alt.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare a summary with a reference: RMSE, spectral angle, coverage, CRPS."""
+    if not summary.is_file():
+        raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}', which is not there")
+    try:
+        estimated = xr.load_dataset(summary, engine="h5netcdf")
+    except (OSError, ValueError) as error:
+        raise InputError("a summary.nc", f"'{summary}': {str(error).splitlines()[0]}") from error
+    if Path(reference).exists() or reference not in datasets.dataset_names():
+        truth = open_reference(reference, estimated, variant=variant)
+    else:
+        truth = datasets.load_dataset(reference, variant=variant).reference
+    evaluation = evaluate_summary(estimated, truth)
+    if as_json:
+        print(json.dumps(evaluation.to_dict(), indent=2))
+    else:
+        out.print(str(evaluation), highlight=False)
+
+
+@app.command("simulate")
+def simulate_command(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(simulate.RECIPES)}.")],
+    out_file: Annotated[Path, typer.Option("--out", help="File to write: .npz.")],
+    seed: Seed = 0,
+    n_endmembers: Annotated[int, typer.Option("-k", "--endmembers", help="Number of endmembers.")] = 4,
+    rows: Annotated[int, typer.Option()] = 64,
+    cols: Annotated[int, typer.Option()] = 64,
+    bands: Annotated[int, typer.Option(help="Bands, evenly over 400 to 2500 nm.")] = 100,
+    snr: Annotated[float, typer.Option(help="Signal-to-noise ratio, dB.")] = 30.0,
+    concentration: Annotated[float, typer.Option(help="Of the Dirichlet: below 1 purer pixels, above 1 more even ones.")] = 1.0,
+    correlation_length: Annotated[float, typer.Option(help="Of the abundance maps, in pixels.")] = 4.0,
+) -> None:
+    """Make a scene whose truth is known."""
+    scene = simulate.simulate(recipe, seed=seed, n_endmembers=n_endmembers, shape=(rows, cols), n_bands=bands, snr_db=snr,
+                              concentration=concentration, correlation_length=correlation_length)
+    save_scene(scene, out_file)
+    out.print(f"wrote {out_file}: {scene}", highlight=False)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fit.")]) -> None:
+    """Write report.html of a run folder again."""
+    from pyro_unmix.report import write_report
+
+    out.print(f"wrote {write_report(folder)}", highlight=False)
+
+
+@datasets_app.command("list")
+def list_datasets() -> None:
+    """List the benchmark scenes."""
+    table = Table(show_header=False, box=None)
+    for name, description in datasets.dataset_names().items():
+        table.add_row(name, description)
+    out.print(table, highlight=False)
+
+
+@datasets_app.command("fetch")
+def fetch(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Download a benchmark scene, checked against its checksum."""
+    for path in datasets.fetch_dataset(name):
+        out.print(str(path), highlight=False)
+
+
+@app.callback(invoke_without_command=True)
+def _version(show: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if show:
+        print(f"pyro-unmix {version('pyro_unmix')}")
+        raise typer.Exit()
+
+
+def _open(scene: str) -> Scene:
+    if not Path(scene).exists() and scene in datasets.dataset_names():
+        return datasets.load_dataset(scene)
+    return open_scene(scene)
+
+
+def _read_toml(path: Path) -> dict:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("a readable TOML file", f"'{path}': {error}") from error
+
+
+def _say_done(result: Fit, folder: Path) -> None:
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    out.print(f"{stages}\nwrote {folder}: open {folder / 'report.html'} in a browser", highlight=False)
+
+
+def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    if issubclass(category, UnmixWarning):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,44 @@
+"""Write down which parts a model or a guide is made of, and make them again.
+
+A part that can be written down is a module whose constructor takes its `settings`, a dictionary of plain values. Arrays live
+in the state of the module, not here. Anything else (a user's callable) is noted as custom and must be given again by hand.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch import nn
+
+from pyro_unmix import encoders, guide, mixing, noise, priors
+from pyro_unmix.errors import InputError
+
+_HOMES: tuple[ModuleType, ...] = (encoders, guide, mixing, noise, priors)
+
+
+def describe(part: nn.Module | None) -> dict | None:
+    """Class and settings of a part as plain values, or a note that it is custom."""
+    if part is None:
+        return None
+    if type(part).__module__ not in {home.__name__ for home in _HOMES} or not hasattr(part, "settings"):
+        return {"custom": type(part).__name__}
+    return {"class": type(part).__name__, **part.settings}
+
+
+def restore(description: dict | None) -> nn.Module | None:
+    """Make a part from its description.
+
+    Raises
+    ------
+    InputError
+        The part is custom, or of a class that this version does not know.
+    """
+    if description is None:
+        return None
+    settings = dict(description)
+    name = settings.pop("class", None)
+    for home in _HOMES:
+        if name is not None and hasattr(home, name):
+            return getattr(home, name)(**settings)
+    raise InputError("a part that this version can make", f"{description}",
+                     "give the model or guide that was fitted to load_fit(folder, model=..., guide=...)")

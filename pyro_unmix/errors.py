@@ -1,0 +1,53 @@
+"""Everything that can go wrong, under one root, in words a user can act on."""
+
+from __future__ import annotations
+
+
+class UnmixError(Exception):
+    """Root of every error raised on purpose by pyro_unmix."""
+
+
+class InputError(UnmixError, ValueError):
+    """Input that cannot be used: what was expected, what came, what to do.
+
+    Parameters
+    ----------
+    expected, got
+        Noun phrases; they read as "expected <expected>, got <got>".
+    advice
+        One sentence that says how to mend it.
+    """
+
+    def __init__(self, expected: str, got: str, advice: str = ""):
+        self.expected, self.got, self.advice = expected, got, advice
+        super().__init__(f"expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
+
+    def __reduce__(self):
+        # Exceptions are rebuilt from `args`, which here hold the one joined line.
+        return type(self), (self.expected, self.got, self.advice)
+
+
+class FitDiverged(UnmixError, ArithmeticError):
+    """Training met a value that is not finite.
+
+    Attributes
+    ----------
+    site
+        Name of the first Pyro site or parameter that is not finite.
+    step
+        Training step, counted from 0.
+    """
+
+    def __init__(self, site: str, step: int):
+        self.site, self.step = site, step
+        super().__init__(
+            f"training diverged at step {step}: '{site}' is not finite; "
+            "lower the learning rate, or raise the noise floor or the concentration floor of the guide"
+        )
+
+    def __reduce__(self):
+        return type(self), (self.site, self.step)
+
+
+class UnmixWarning(UserWarning):
+    """Something was mended or looks wrong; the work goes on."""

@@ -1,0 +1,224 @@
+"""The amortised posterior: an encoder, a head on the simplex, and what is known of endmembers and noise."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
+from pyro_unmix.errors import InputError
+from pyro_unmix.initialize import Start
+from pyro_unmix.tiles import Tiles
+
+ENCODERS: dict[str, Callable[[], nn.Module]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
+
+
+class DirichletHead(nn.Module):
+    """q(abundances) = Dirichlet(floor + precision * mean), mean and precision both learned.
+
+    Parameters
+    ----------
+    floor
+        Added to every concentration. At 1 no marginal has a pole, and draws and their gradients stay finite; lower values let
+        `Trace_ELBO` end in NaN.
+    max_precision
+        Soft upper bound of the precision.
+    """
+
+    def __init__(self, floor: float = 1.0, max_precision: float = 1e4):
+        super().__init__()
+        if not (floor > 0 and max_precision > 1):
+            raise InputError("a positive floor and a max_precision above 1", f"{floor}, {max_precision}")
+        self.settings = {"floor": floor, "max_precision": max_precision}
+
+    def build(self, n_features: int, n_endmembers: int) -> None:
+        self.layer = _silent_layer(n_features, n_endmembers + 1)
+        self.layer.bias.data[-1] = math.log(100.0)  # a precision to start from: a standard deviation of a few percent
+
+    def forward(self, features: Tensor, estimate: Tensor) -> dist.Dirichlet:
+        """Distribution of the abundances `(n_pixels, n_endmembers)`.
+
+        `features` `(n_pixels, n_features)` say how the mean departs from `estimate` `(n_pixels, n_endmembers)`, and how sure it is.
+        """
+        output = self.layer(features)
+        highest = math.log(self.settings["max_precision"])
+        precision = (highest - F.softplus(highest - output[:, -1:])).exp()
+        mean = torch.softmax((estimate + 1e-3).log() + output[:, :-1], dim=-1)
+        return dist.Dirichlet(self.settings["floor"] + precision * mean)
+
+
+class BrightnessHead(nn.Module):
+    """q(brightness) = LogNormal(loc, scale), one a pixel."""
+
+    def build(self, n_features: int) -> None:
+        self.layer = _silent_layer(n_features, 2)
+
+    def forward(self, features: Tensor, estimate: Tensor) -> dist.LogNormal:
+        """Distribution of the factor `(n_pixels,)`; `features` say how it departs from `estimate` `(n_pixels,)`."""
+        shift, log_scale = self.layer(features).unbind(-1)
+        return dist.LogNormal(estimate.log() + shift, F.softplus(log_scale - 3.0) + 1e-4)
+
+
+def _silent_layer(n_inputs: int, n_outputs: int) -> nn.Linear:
+    """A layer that says nothing until it is trained."""
+    layer = nn.Linear(n_inputs, n_outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def least_squares(pixels: Tensor, endmembers: Tensor, brightness: bool) -> tuple[Tensor, Tensor]:
+    """Point estimate of abundances `(n_pixels, n_endmembers)` and brightness `(n_pixels,)` given the endmembers.
+
+    With brightness, non-negative least squares divided by its sum; without, fully constrained least squares.
+    """
+    if not brightness:
+        return fcls(pixels, endmembers, iterations=50), torch.ones(len(pixels), device=pixels.device)
+    coefficients = nnls(pixels, endmembers, iterations=50)
+    total = coefficients.sum(dim=-1)
+    # A pixel darker than anything says nothing about its materials.
+    abundances = torch.where(total[:, None] > 1e-9, coefficients / total.clamp_min(1e-9)[:, None], 1.0 / len(endmembers))
+    return abundances, total.clamp_min(1e-9)
+
+
+class SpectrumInput(nn.Module):
+    """What the encoder is fed: the shape of the spectrum and, apart from it, its brightness.
+
+    The spectrum is divided by its norm and expressed in the leading principal directions of the scene, each scaled to unit
+    variance; the log of the norm is the last channel.
+    """
+
+    def __init__(self, n_bands: int, n_components: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_bands))
+        self.register_buffer("components", torch.zeros(n_components, n_bands))
+        self.register_buffer("log_norm", torch.tensor([0.0, 1.0]))  # location and scale
+
+    def set_start(self, start: Start) -> None:
+        self.mean, self.components, self.log_norm = start.spectrum_mean, start.components, start.log_norm
+
+    def forward(self, reflectance: Tensor, valid: Tensor) -> Tensor:
+        norm = reflectance.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        shape = torch.einsum("pl,blhw->bphw", self.components, reflectance / norm - self.mean[:, None, None])
+        brightness = (norm.log() - self.log_norm[0]) / self.log_norm[1]
+        return torch.cat([shape, brightness.clamp(-5, 5)], dim=1) * valid[:, None]
+
+
+class EndmemberPosterior(nn.Module):
+    """q(endmembers): multivariate normal, independent between endmembers.
+
+    Written in the coordinates in which the covariance it starts from is white: location and scales are learned there, so a step is
+    smooth over wavelength where the start is.
+    """
+
+    def __init__(self, n_endmembers: int, n_bands: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_endmembers, n_bands))
+        self.register_buffer("scale_tril", torch.eye(n_bands).repeat(n_endmembers, 1, 1))
+        self.shift = nn.Parameter(torch.zeros(n_endmembers, n_bands))
+        self.log_scale = nn.Parameter(torch.zeros(n_endmembers, n_bands))
+
+    def set_start(self, start: Start) -> None:
+        self.mean, self.scale_tril = start.endmembers, start.endmember_scale_tril
+
+    def forward(self) -> dist.MultivariateNormal:
+        """Distribution with batch shape `(n_endmembers,)` and event shape `(n_bands,)`."""
+        loc = self.mean + (self.scale_tril @ self.shift[..., None]).squeeze(-1)
+        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril * self.log_scale.exp()[:, None, :])
+
+
+class NoisePosterior(nn.Module):
+    """q(noise_scale) = LogNormal, one a band."""
+
+    def __init__(self, n_bands: int):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(n_bands))
+        self.log_scale = nn.Parameter(torch.full((n_bands,), -3.0))
+
+    def set_start(self, start: Start) -> None:
+        self.loc.data = start.noise_scale.log()
+
+    def forward(self) -> dist.LogNormal:
+        return dist.LogNormal(self.loc, self.log_scale.exp())
+
+
+class UnmixingGuide(PyroModule):
+    """The guide of `UnmixingModel`: q(endmembers) q(noise_scale) prod_n q(abundances_n, brightness_n | pixel and neighbours).
+
+    Parameters
+    ----------
+    encoder
+        "spacnn", "cnn", "mlp", or a module with the contract of `pyro_unmix.encoders`.
+    head
+        Distribution of the abundances given the features. None: `DirichletHead()`.
+
+    A guide made here is a plan. `bind` makes a trained copy's layers for one scene and leaves the plan as it is, so that one
+    plan serves many fits that do not touch each other.
+    """
+
+    def __init__(self, encoder: str | nn.Module = "spacnn", head: nn.Module | None = None):
+        super().__init__()
+        if isinstance(encoder, str):
+            if encoder not in ENCODERS:
+                raise InputError(f"a guide among {', '.join(ENCODERS)}", f"'{encoder}'")
+            encoder = ENCODERS[encoder]()
+        self.encoder = encoder
+        self.head = head if head is not None else DirichletHead()
+        self.brightness: BrightnessHead | None = None
+
+    @property
+    def halo(self) -> int:
+        """Pixels of context that a tile needs on every side to be exact."""
+        return self.encoder.receptive_field // 2
+
+    def bind(self, n_endmembers: int, n_bands: int, n_components: int, brightness: bool) -> UnmixingGuide:
+        """A copy with layers for a scene of these sizes."""
+        guide = copy.deepcopy(self)
+        guide.input = SpectrumInput(n_bands, n_components)
+        guide.encoder.build(n_components + 1)
+        guide.head.build(guide.encoder.n_features, n_endmembers)
+        guide.brightness = BrightnessHead() if brightness else None
+        if brightness:
+            guide.brightness.build(guide.encoder.n_features)
+        guide.endmembers = EndmemberPosterior(n_endmembers, n_bands)
+        guide.noise = NoisePosterior(n_bands)
+        return guide
+
+    def set_start(self, start: Start) -> UnmixingGuide:
+        """Take location and scale of inputs, endmembers and noise from the start of a scene."""
+        for part in (self.input, self.endmembers, self.noise):
+            part.set_start(start)
+        return self
+
+    def pixels(self, tiles: Tiles) -> tuple[dist.Dirichlet, dist.LogNormal | None]:
+        """q(abundances) and q(brightness) of the pixels that count, batch shape `(n_pixels,)`."""
+        features = tiles.select(self.encoder(self.input(tiles.reflectance, tiles.valid), tiles.valid))
+        with torch.no_grad():
+            abundances, brightness = least_squares(tiles.pixels(), self.endmembers().mean, self.brightness is not None)
+        return self.head(features, abundances), None if self.brightness is None else self.brightness(features, brightness)
+
+    def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
+        """log q(abundances, brightness | tiles), `(n_pixels,)`."""
+        q_abundances, q_brightness = self.pixels(tiles)
+        log_prob = q_abundances.log_prob(abundances)
+        return log_prob if q_brightness is None else log_prob + q_brightness.log_prob(brightness)
+
+    def forward(self, tiles: Tiles) -> None:
+        pyro.sample("endmembers", self.endmembers().to_event(1))
+        pyro.sample("noise_scale", self.noise().to_event(1))
+        abundances, brightness = self.pixels(tiles)
+        with poutine.scale(scale=tiles.scale), pyro.plate("pixel", abundances.batch_shape[0]):
+            with poutine.scale(scale=tiles.kl_weight):
+                pyro.sample("abundances", abundances)
+                if brightness is not None:
+                    pyro.sample("brightness", brightness)

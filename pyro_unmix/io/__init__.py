@@ -1,0 +1,134 @@
+"""Read and write scenes: the format is chosen by the extension, one module a format.
+
+A format is a module with `read_scene(path, variant)` and `read_reference(paths, size, variant)`. Both return a dict
+with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`), arrays in
+the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`, `(k, bands)`. A new format is one such
+module and one line in `_FORMATS`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.errors import InputError
+from pyro_unmix.io import matlab, npz
+from pyro_unmix.scene import Scene, check_reference
+
+__all__ = ["open_reference", "open_scene", "save_scene"]
+
+_FORMATS: dict[str, ModuleType] = {".npz": npz, ".mat": matlab}
+
+PathLike = str | os.PathLike
+
+
+def open_scene(path: PathLike, *, reference: PathLike | Sequence[PathLike] = (), variant: str = "",
+               mask: np.ndarray | None = None) -> Scene:
+    """Open a hyperspectral scene.
+
+    Parameters
+    ----------
+    path
+        The file: `.npz` (`image` and the other names of the contract) or `.mat` (the layouts that public unmixing
+        scenes come in, version 7.3 included). Numbers stay in the unit of the file.
+    reference
+        The file or files that hold the reference abundances and endmembers, where they are kept apart from the image;
+        they take the place of a reference inside `path`.
+    variant
+        Another reference of an `.npz`, by its suffix: "alt" takes `abundances_alt`, "4" takes `abundances4`.
+    mask
+        `(rows, columns)`, True where the pixel is to be used, in place of the file's own.
+
+    Raises
+    ------
+    InputError
+        No such file, unknown format or layout, a damaged file, arrays whose shapes do not agree.
+    """
+    path = _existing(path)
+    reference = _existing_all(reference)
+    parts = _format(path).read_scene(path, "" if reference else variant)
+    if reference:
+        # A reference may know a grid of its own; the wavelengths of a scene are those of its image.
+        parts = {name: parts[name] for name in ("image", "wavelengths", "mask") if name in parts}
+        parts |= _read_reference(reference, np.shape(parts["image"])[:2], variant)
+    if mask is not None:
+        parts["mask"] = mask
+    return Scene(**parts, name=path.stem)
+
+
+def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.DataArray, *,
+                   variant: str = "") -> xr.Dataset:
+    """Open reference abundances and endmembers without an image.
+
+    Parameters
+    ----------
+    path
+        The file or files, as `reference` of `open_scene`. A whole scene will do.
+    like
+        What the reference is for: anything with coordinates `y`, `x` and `wavelength`, such as a summary or
+        `Scene.reflectance`. It gives the size to arrays that carry none, and its coordinates to the result.
+    variant
+        As in `open_scene`.
+
+    Returns
+    -------
+    xr.Dataset
+        Like `Scene.reference`: `abundances` (y, x, endmember) and `endmembers` (endmember, wavelength), or one of them.
+
+    Raises
+    ------
+    InputError
+        As `open_scene`, or a reference of another size than `like`.
+    """
+    coords = {dim: like[dim] for dim in ("y", "x", "wavelength")}
+    shape = tuple(coord.size for coord in coords.values())
+    blank = xr.DataArray(np.broadcast_to(np.float32(0), shape), coords=coords, dims=tuple(coords))
+    parts = _read_reference(_existing_all(path), shape[:2], variant)
+    return check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank)
+
+
+def save_scene(scene: Scene, path: PathLike) -> None:
+    """Write `scene` as an `.npz` that `open_scene` and `numpy.load` read: image, mask, wavelengths, reference.
+
+    Raises
+    ------
+    InputError
+        Another extension than `.npz`, or a place that cannot be written to.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() != ".npz":
+        raise InputError("a file name that ends in .npz", f"'{path.name}'", f"call it {path.stem}.npz")
+    npz.write_scene(scene, path)
+
+
+def _read_reference(paths: list[Path], size: tuple[int, int], variant: str) -> dict:
+    formats = {_format(path) for path in paths}
+    if len(formats) != 1:
+        raise InputError("reference files of one format", ", ".join(path.name for path in paths) or "none")
+    parts = formats.pop().read_reference(paths, size, variant)
+    return {name: parts[name] for name in ("abundances", "endmembers", "names") if name in parts}
+
+
+def _existing_all(paths: PathLike | Sequence[PathLike]) -> list[Path]:
+    return [_existing(path) for path in ([paths] if isinstance(paths, str | os.PathLike) else paths)]
+
+
+def _existing(path: PathLike) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise InputError(f"a file ({', '.join(_FORMATS)})", f"'{path}', which is a folder" if path.is_dir() else
+                         f"'{path}', which does not exist", "check the path")
+    return path
+
+
+def _format(path: Path) -> ModuleType:
+    try:
+        return _FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise InputError(f"a file of a known format ({', '.join(_FORMATS)})", f"'{path.name}'",
+                         "convert it, or build a Scene from its array") from None

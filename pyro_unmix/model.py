@@ -1,0 +1,103 @@
+"""The generative story of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from pyro_unmix.errors import InputError
+from pyro_unmix.mixing import Linear
+from pyro_unmix.noise import DiagonalNoise, PixelBrightness
+from pyro_unmix.priors import Dirichlet, as_prior, check_abundance_prior
+from pyro_unmix.tiles import Tiles
+
+
+class UnmixingModel(PyroModule):
+    """Endmembers, their abundances in every pixel, and the spectra they make.
+
+    Parameters
+    ----------
+    n_endmembers
+        Number of materials, K >= 2.
+    abundances
+        Prior of the abundances of a pixel: an object of `priors`, a distribution on the simplex, or a callable that takes K
+        and returns one. None: flat, `Dirichlet(1)`.
+    endmembers
+        Prior of the endmembers: an object of `priors`, a distribution over (K, n_bands), or a callable that takes the
+        two numbers. None: multivariate normal, smooth over wavelength, centred on what the scene says when it is fitted.
+    mixing
+        How materials combine. None: `mixing.Linear()`.
+    brightness
+        "none", "pixel" or a `PixelBrightness`: whether every pixel has a factor of its own. "auto": decided from the scene.
+    noise
+        How a spectrum departs from its mixture. None: `DiagonalNoise()`.
+    evidence
+        Share of the likelihood that moves the endmembers, in (0, 1]. Neighbouring bands and pixels of a real scene err
+        together; counted as independent they drown any prior and drive the endmembers away from the truth. None: decided from
+        the scene when it is fitted, 1 where the noise is white.
+
+    Raises
+    ------
+    InputError
+        A part that cannot be what it is meant to be; priors are checked by drawing from them.
+    """
+
+    def __init__(
+        self,
+        n_endmembers: int,
+        *,
+        abundances: nn.Module | dist.Distribution | Callable | None = None,
+        endmembers: nn.Module | dist.Distribution | Callable | None = None,
+        mixing: nn.Module | None = None,
+        brightness: str | PixelBrightness | None = "auto",
+        noise: DiagonalNoise | None = None,
+        evidence: float | None = None,
+    ):
+        super().__init__()
+        if not isinstance(n_endmembers, int) or n_endmembers < 2:
+            raise InputError("at least 2 endmembers", f"{n_endmembers}", "unmixing needs two materials or more")
+        if not (brightness in ("auto", "none", "pixel", None) or isinstance(brightness, PixelBrightness)):
+            raise InputError("brightness 'auto', 'none', 'pixel' or a PixelBrightness", f"{brightness!r}")
+        if evidence is not None and not 0 < evidence <= 1:
+            raise InputError("evidence in (0, 1]", f"{evidence}")
+        self._parts = {"abundances": abundances, "endmembers": endmembers, "mixing": mixing, "brightness": brightness,
+                       "noise": noise, "evidence": evidence}
+        self.n_endmembers = n_endmembers
+        self.abundances = as_prior(abundances if abundances is not None else Dirichlet(1.0))
+        self.endmembers = as_prior(endmembers) if endmembers is not None else None
+        self.mixing = mixing if mixing is not None else Linear()
+        self.brightness = PixelBrightness() if brightness == "pixel" else brightness if brightness != "none" else None
+        self.noise = noise if noise is not None else DiagonalNoise()
+        self.evidence = evidence
+        check_abundance_prior(self.abundances, n_endmembers)
+
+    def replace(self, **parts) -> UnmixingModel:
+        """A new model with some parts exchanged; this one stays as it is."""
+        if unknown := set(parts) - {"n_endmembers", *self._parts}:
+            raise InputError(f"parts among n_endmembers, {', '.join(self._parts)}", f"{', '.join(sorted(unknown))}")
+        return UnmixingModel(parts.pop("n_endmembers", self.n_endmembers), **{**self._parts, **parts})
+
+    def forward(self, tiles: Tiles) -> Tensor:
+        """Tell the story of the pixels that count in `tiles`; returns their mean spectra `(n_pixels, n_bands)`."""
+        if self.endmembers is None or self.brightness == "auto" or self.evidence is None:
+            raise InputError("a model whose open parts are filled in", "one that has not seen a scene yet",
+                             "call pyro_unmix.initialize(model, scene) or pyro_unmix.fit(model, scene)")
+        observed = tiles.pixels()
+        n_pixels, n_bands = observed.shape
+
+        endmembers = pyro.sample("endmembers", self.endmembers(self.n_endmembers, n_bands))
+        noise_scale = pyro.sample("noise_scale", self.noise.prior(n_bands))
+        endmembers = self.evidence * endmembers + (1 - self.evidence) * endmembers.detach()  # same value, tempered gradient
+        with poutine.scale(scale=tiles.scale), pyro.plate("pixel", n_pixels):
+            with poutine.scale(scale=tiles.kl_weight):
+                abundances = pyro.sample("abundances", self.abundances(self.n_endmembers))
+                mean = self.mixing(abundances, endmembers)
+                if self.brightness is not None:
+                    mean = pyro.sample("brightness", self.brightness.prior())[..., None] * mean
+            pyro.sample("reflectance", self.noise.likelihood(mean, noise_scale), obs=observed)
+        return mean

@@ -1,0 +1,202 @@
+"""The one door in: a hyperspectral scene, checked once, with its mask and its reference."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.errors import InputError, UnmixWarning
+
+# Below this, a "wavelength" can only be in micrometres; above, only in nanometres.
+_LARGEST_MICROMETRE = 100.0
+
+
+class Scene:
+    """A hyperspectral image, ready to be unmixed.
+
+    Parameters
+    ----------
+    image
+        `(y, x, wavelength)`: rows, columns, bands, in any unit proportional to reflectance. Either an array or an
+        `xarray.DataArray` with exactly those dimensions, whose coordinates (georeference included) are kept.
+    wavelengths
+        `(bands,)` in nanometres. Micrometres are converted, with a warning. Need not be sorted: sensors whose detectors
+        overlap are not.
+    mask
+        `(y, x)`, True where the pixel is to be used. Pixels with a value that is not finite, and pixels without data
+        (the same value, zero or negative, in every band), are masked with a warning that counts them.
+    abundances, endmembers, names
+        The reference, if there is one: `(y, x, k)`, `(k, bands)`, `(k,)`. Read by `evaluate` only, never by a fit.
+    name
+        What to call the scene in files and reports.
+
+    Raises
+    ------
+    InputError
+        Wrong shape, no usable pixel, a band without any finite value, wavelengths of the wrong length.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray | xr.DataArray,
+        *,
+        wavelengths: Sequence[float] | np.ndarray | None = None,
+        mask: np.ndarray | None = None,
+        abundances: np.ndarray | None = None,
+        endmembers: np.ndarray | None = None,
+        names: Sequence[str] | None = None,
+        name: str = "scene",
+    ):
+        if isinstance(image, xr.DataArray):
+            if set(image.dims) != {"y", "x", "wavelength"}:
+                raise InputError("an image with dimensions y, x, wavelength", f"dimensions {', '.join(map(str, image.dims))}",
+                                 "rename them with image.rename(...)")
+            image = image.transpose("y", "x", "wavelength")
+            if wavelengths is None and image.wavelength.attrs.get("units", "nm") != "1":
+                wavelengths = image.wavelength.values if "wavelength" in image.coords else None
+            kept = {key: coord for key, coord in image.coords.items() if "wavelength" not in coord.dims}
+        else:
+            kept = {}
+        values = _check_image(np.asarray(image))
+        rows, cols, n_bands = values.shape
+        wavelengths = _check_wavelengths(wavelengths, values.shape)
+        use = _check_mask(mask, values, wavelengths)
+
+        if wavelengths is None:
+            band = ("wavelength", np.arange(n_bands), {"units": "1", "long_name": "band index"})
+        else:
+            band = ("wavelength", wavelengths, {"units": "nm", "long_name": "wavelength"})
+        coords = {"y": np.arange(rows), "x": np.arange(cols), **kept, "wavelength": band}
+        self.name = name
+        self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), coords=coords, name="reflectance")
+        self.mask = xr.DataArray(use, dims=("y", "x"), coords={k: v for k, v in self.reflectance.coords.items()
+                                                               if "wavelength" not in v.dims}, name="mask")
+        self.reference = check_reference(abundances, endmembers, names, self.reflectance)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(rows, columns, bands)`."""
+        return self.reflectance.shape
+
+    @property
+    def n_bands(self) -> int:
+        return self.shape[2]
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels in use."""
+        return int(self.mask.sum())
+
+    @property
+    def wavelengths(self) -> np.ndarray | None:
+        """`(bands,)` in nanometres, or None where the scene does not know them."""
+        band = self.reflectance.wavelength
+        return None if band.attrs.get("units") == "1" else band.values
+
+    def pixels(self) -> np.ndarray:
+        """The pixels in use, `(n_pixels, bands)`, row by row."""
+        return self.reflectance.values[self.mask.values]
+
+    def crop(self, y: slice = slice(None), x: slice = slice(None)) -> Scene:
+        """The part of the scene at rows `y` and columns `x` (positions), its reference with it."""
+        reference = self.reference if self.reference is not None else xr.Dataset()
+        abundances = reference.abundances.isel(y=y, x=x).values if "abundances" in reference else None
+        return Scene(
+            self.reflectance.isel(y=y, x=x),
+            mask=self.mask.isel(y=y, x=x).values,
+            abundances=abundances,
+            endmembers=reference.endmembers.values if "endmembers" in reference else None,
+            names=list(reference.endmember.values) if reference.sizes else None,
+            name=self.name,
+        )
+
+    def __repr__(self) -> str:
+        rows, cols, bands = self.shape
+        known = self.wavelengths
+        spectrum = f"{bands} bands" if known is None else f"{bands} bands, {known.min():.0f} to {known.max():.0f} nm"
+        reference = "" if self.reference is None else f", reference of {self.reference.sizes['endmember']} endmembers"
+        return f"<Scene '{self.name}': {rows} x {cols} pixels ({self.n_pixels} in use), {spectrum}{reference}>"
+
+
+def _check_image(image: np.ndarray) -> np.ndarray:
+    if image.ndim != 3:
+        raise InputError("an image of 3 dimensions (rows, columns, bands)", f"shape {image.shape}",
+                         "reshape it, or stack its bands along the last axis")
+    if image.dtype.kind not in "fiub":
+        raise InputError("an image of real numbers", f"type {image.dtype}", "convert it to float")
+    if min(image.shape) == 0 or image.shape[2] < 2:
+        raise InputError("at least one row, one column and two bands", f"shape {image.shape}")
+    return image.astype(np.float32, copy=False)
+
+
+def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray | None:
+    if wavelengths is None:
+        return None
+    wavelengths = np.asarray(wavelengths, dtype=np.float64).ravel()
+    if len(wavelengths) != shape[2]:
+        transposed = len(wavelengths) in shape[:2]
+        raise InputError(f"{shape[2]} wavelengths, one a band (the last axis of the image)", f"{len(wavelengths)}",
+                         f"the image has shape {shape}: put its bands last" if transposed
+                         else "give the wavelengths of the bands that were kept")
+    if not np.isfinite(wavelengths).all() or (wavelengths <= 0).any():
+        raise InputError("finite, positive wavelengths in nanometres", "a value that is not",
+                         "leave the wavelengths out if they are unknown")
+    if wavelengths.max() < _LARGEST_MICROMETRE:
+        warnings.warn(f"wavelengths from {wavelengths.min():g} to {wavelengths.max():g} are taken as micrometres "
+                      "and converted to nanometres", UnmixWarning, stacklevel=3)
+        wavelengths = wavelengths * 1000.0
+    return wavelengths
+
+
+def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
+    use = np.ones(values.shape[:2], bool) if mask is None else np.asarray(mask).astype(bool)
+    if use.shape != values.shape[:2]:
+        raise InputError(f"a mask of shape {values.shape[:2]}", f"shape {use.shape}")
+    if not use.any():
+        raise InputError("a mask with at least one pixel to use (True)", "no such pixel", "check that True means 'use'")
+
+    finite = np.isfinite(values)
+    dead = np.flatnonzero(~finite[use].any(axis=0))
+    if len(dead):
+        where = ", ".join(str(b) if wavelengths is None else f"{b} ({wavelengths[b]:.0f} nm)" for b in dead[:8])
+        raise InputError("a finite value in every band", f"no finite value in band {where}{' ...' if len(dead) > 8 else ''}",
+                         "drop these bands from the image and from the wavelengths")
+    finite = finite.all(axis=2)
+    no_data = finite & (values[:, :, 0] <= 0) & (values == values[:, :, :1]).all(axis=2)
+    for bad, what in ((~finite, "have a value that is not finite"), (no_data, "have no data (one value in all bands)")):
+        if count := int((bad & use).sum()):
+            warnings.warn(f"{count} of {int(use.sum())} pixels {what} and are masked", UnmixWarning, stacklevel=3)
+            use = use & ~bad
+    if not use.any():
+        raise InputError("at least one pixel with data", "none", "check the image for fill values")
+    constant = np.flatnonzero(np.ptp(values[use], axis=0) == 0)
+    if use.sum() > 1 and len(constant):
+        warnings.warn(f"{len(constant)} bands hold one value in all pixels (first: band {constant[0]}): "
+                      "they tell nothing, better drop them", UnmixWarning, stacklevel=3)
+    return use
+
+
+def check_reference(abundances, endmembers, names, reflectance: xr.DataArray) -> xr.Dataset | None:
+    if abundances is None and endmembers is None:
+        return None
+    rows, cols, n_bands = reflectance.shape
+    k = np.shape(abundances)[-1] if abundances is not None else np.shape(endmembers)[0]
+    names = [f"endmember {i + 1}" for i in range(k)] if names is None else [str(n) for n in names]
+    reference = xr.Dataset(coords={"endmember": names})
+    if len(names) != k:
+        raise InputError(f"{k} reference names", f"{len(names)}")
+    if abundances is not None:
+        if np.shape(abundances) != (rows, cols, k):
+            raise InputError(f"reference abundances of shape ({rows}, {cols}, k)", f"shape {np.shape(abundances)}")
+        values = np.asarray(abundances, dtype=np.float32)
+        reference["abundances"] = (("y", "x", "endmember"), values)
+        reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
+    if endmembers is not None:
+        if np.shape(endmembers) != (k, n_bands):
+            raise InputError(f"reference endmembers of shape ({k}, {n_bands})", f"shape {np.shape(endmembers)}")
+        reference["endmembers"] = (("endmember", "wavelength"), np.asarray(endmembers, dtype=np.float32))
+        reference = reference.assign_coords(wavelength=reflectance.wavelength)
+    return reference
