@@ -21,7 +21,8 @@ def to_arviz(draws: xr.Dataset, observed: xr.DataArray):
     data
         `arviz.InferenceData` before ArviZ 1.0, `xarray.DataTree` from then on, with groups posterior and observed_data.
     """
-    groups = {"posterior": draws.expand_dims("chain").assign_coords(chain=[0]), "observed_data": observed.to_dataset(name="reflectance")}
-    if hasattr(arviz, "InferenceData"):
+    groups = {"posterior": draws.expand_dims("chain").assign_coords(chain=[0]),
+              "observed_data": observed.to_dataset(name="reflectance")}
+    if int(arviz.__version__.split(".")[0]) < 1:  # 1.x still answers to the name InferenceData, with a warning and another class
         return arviz.InferenceData(**groups)
     return xr.DataTree.from_dict(groups)

@@ -7,10 +7,9 @@ import logging
 import sys
 import warnings
 from dataclasses import replace
-from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import xarray as xr
@@ -39,29 +38,16 @@ app = typer.Typer(help="Bayesian hyperspectral unmixing: which materials, how mu
                   no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 datasets_app = typer.Typer(help="Benchmark scenes by name.", no_args_is_help=True)
 app.add_typer(datasets_app, name="datasets")
-out = Console()
+out = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold brackets, and paths must stay in one piece
 
 SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="A .npz or .mat file, or the name of a benchmark scene.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 
 
-class Guide(str, Enum):
-    spacnn = "spacnn"
-    cnn = "cnn"
-    mlp = "mlp"
-
-
-class Brightness(str, Enum):
-    auto = "auto"
-    none = "none"
-    pixel = "pixel"
-
-
-class Device(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+Guide = Literal["spacnn", "cnn", "mlp"]
+Brightness = Literal["auto", "none", "pixel"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def main() -> None:
@@ -88,7 +74,7 @@ def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> Non
     evaluation = evaluate_summary(posterior.summary(), scene.reference)
     save_run(out_folder, result, posterior, evaluation=evaluation)
     save_scene(scene, out_folder / "scene.npz")
-    out.print(str(evaluation), highlight=False)
+    out.print(str(evaluation))
     _say_done(result, out_folder)
 
 
@@ -116,11 +102,11 @@ def fit(
     scene: SceneArgument,
     out_folder: OutFolder,
     n_endmembers: Annotated[int, typer.Option("-k", "--endmembers", help="Number of endmembers.")],
-    guide: Annotated[Guide, typer.Option(help="Spatial-attention CNN, CNN, or spectrum by spectrum.")] = Guide.spacnn,
+    guide: Annotated[Guide, typer.Option(help="Spatial-attention CNN, CNN, or spectrum by spectrum.")] = "spacnn",
     library: Annotated[Path | None, typer.Option(help="Spectral library to centre the endmember prior on.")] = None,
     materials: Annotated[str | None, typer.Option(help="Names in the library, separated by commas, one an endmember.")] = None,
     brightness: Annotated[Brightness, typer.Option(help="One factor a pixel, or none; auto decides from the scene.")]
-        = Brightness.auto,
+        = "auto",
     config: Annotated[Path | None, typer.Option(help="TOML file with settings of FitConfig.")] = None,
     seed: Seed = 0,
     device: Annotated[Device | None, typer.Option(help="Where to train; auto takes a GPU if there is one.")] = None,
@@ -129,14 +115,14 @@ def fit(
 ) -> None:
     """Fit a scene and write the run folder: summary.nc, config.json, weights.pt, history.csv, report.html."""
     settings = FitConfig.from_dict(_read_toml(config) if config else {})
-    settings = settings if device is None else replace(settings, device=device.value)
+    settings = settings if device is None else replace(settings, device=device)
     opened = _open(scene)
     make_folder(out_folder)
     checkpoint = out_folder / "checkpoint.pt"
     if resume and not checkpoint.exists() and (out_folder / "report.html").exists():
-        out.print(f"{out_folder} holds a finished fit: nothing to resume", highlight=False)
+        out.print(f"{out_folder} holds a finished fit: nothing to resume")
         return
-    model = UnmixingModel(n_endmembers, brightness=brightness.value)
+    model = UnmixingModel(n_endmembers, brightness=brightness)
     names = None
     if library is not None:
         chosen = open_library(library)
@@ -147,7 +133,7 @@ def fit(
         model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, n_endmembers))
     elif materials is not None:
         raise InputError("a --library to take the --materials from", "none")
-    result = fit_scene(model, opened, guide=guide.value, seed=seed, config=settings, names=names, checkpoint=checkpoint,
+    result = fit_scene(model, opened, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
                        resume=resume)
     save_run(out_folder, result, result.posterior(opened), draws=draws)
     _say_done(result, out_folder)
@@ -164,7 +150,7 @@ def predict(
         raise InputError("an output file ending in .nc", f"'{out_file.name}'")
     make_folder(out_file.parent)
     load_fit(folder).posterior(_open(scene)).save(out_file)
-    out.print(f"wrote {out_file}", highlight=False)
+    out.print(f"wrote {out_file}")
 
 
 @app.command()
@@ -181,6 +167,8 @@ def evaluate(
         estimated = xr.load_dataset(summary, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise InputError("a summary.nc", f"'{summary}': {str(error).splitlines()[0]}") from error
+    if missing := {"abundance_mean", "endmember_mean"} - set(estimated):
+        raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}' without {', '.join(sorted(missing))}")
     if Path(reference).exists() or reference not in datasets.dataset_names():
         truth = open_reference(reference, estimated, variant=variant)
     else:
@@ -189,7 +177,7 @@ def evaluate(
     if as_json:
         print(json.dumps(evaluation.to_dict(), indent=2))
     else:
-        out.print(str(evaluation), highlight=False)
+        out.print(str(evaluation))
 
 
 @app.command("simulate")
@@ -209,7 +197,7 @@ def simulate_command(
     scene = simulate.simulate(recipe, seed=seed, n_endmembers=n_endmembers, shape=(rows, cols), n_bands=bands, snr_db=snr,
                               concentration=concentration, correlation_length=correlation_length)
     save_scene(scene, out_file)
-    out.print(f"wrote {out_file}: {scene}", highlight=False)
+    out.print(f"wrote {out_file}: {scene}")
 
 
 @app.command()
@@ -217,7 +205,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
     """Write report.html of a run folder again."""
     from pyro_unmix.report import write_report
 
-    out.print(f"wrote {write_report(folder)}", highlight=False)
+    out.print(f"wrote {write_report(folder)}")
 
 
 @datasets_app.command("list")
@@ -226,14 +214,14 @@ def list_datasets() -> None:
     table = Table(show_header=False, box=None)
     for name, description in datasets.dataset_names().items():
         table.add_row(name, description)
-    out.print(table, highlight=False)
+    out.print(table)
 
 
 @datasets_app.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
     """Download a benchmark scene, checked against its checksum."""
     for path in datasets.fetch_dataset(name):
-        out.print(str(path), highlight=False)
+        out.print(str(path))
 
 
 @app.callback(invoke_without_command=True)
@@ -258,7 +246,7 @@ def _read_toml(path: Path) -> dict:
 
 def _say_done(result: Fit, folder: Path) -> None:
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    out.print(f"{stages}\nwrote {folder}: open {folder / 'report.html'} in a browser", highlight=False)
+    out.print(f"{stages}\nwrote {folder}: open {folder / 'report.html'} in a browser")
 
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:

@@ -20,9 +20,10 @@ def describe(part: nn.Module | None) -> dict | None:
     """Class and settings of a part as plain values, or a note that it is custom."""
     if part is None:
         return None
-    if type(part).__module__ not in {home.__name__ for home in _HOMES} or not hasattr(part, "settings"):
+    settings = getattr(part, "settings", None)
+    if type(part).__module__ not in {home.__name__ for home in _HOMES} or settings is None:
         return {"custom": type(part).__name__}
-    return {"class": type(part).__name__, **part.settings}
+    return {"class": type(part).__name__, **settings}
 
 
 def restore(description: dict | None) -> nn.Module | None:
@@ -31,14 +32,16 @@ def restore(description: dict | None) -> nn.Module | None:
     Raises
     ------
     InputError
-        The part is custom, or of a class that this version does not know.
+        The part is custom, or of a class or with settings that this version does not know.
     """
     if description is None:
         return None
     settings = dict(description)
     name = settings.pop("class", None)
-    for home in _HOMES:
-        if name is not None and hasattr(home, name):
-            return getattr(home, name)(**settings)
-    raise InputError("a part that this version can make", f"{description}",
-                     "give the model or guide that was fitted to load_fit(folder, model=..., guide=...)")
+    kinds = {key: kind for home in _HOMES for key, kind in vars(home).items()
+             if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == home.__name__}
+    try:
+        return kinds[name](**settings)
+    except (KeyError, TypeError) as error:
+        raise InputError("a part that this version can make", f"{description}",
+                         "give the model or guide that was fitted to load_fit(folder, model=..., guide=...)") from error

@@ -8,6 +8,7 @@ once the number of inputs is known.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +22,7 @@ class PixelEncoder(nn.Module):
     def __init__(self, width: int = 64, depth: int = 2):
         super().__init__()
         self.settings = _positive(width=width, depth=depth)
-        self.n_features = width
+        self.n_features = self.settings["width"]
         self.receptive_field = 1
 
     def build(self, n_inputs: int) -> None:
@@ -37,12 +38,12 @@ class PixelEncoder(nn.Module):
 class ConvEncoder(nn.Module):
     """Isotropic convolutions with residuals: the resolution is kept, no attention (CNN-LDVAE)."""
 
-    def __init__(self, width: int = 48, depth: int = 2, kernel: int = 3):
+    def __init__(self, width: int = 32, depth: int = 2, kernel: int = 3):
         super().__init__()
         self.settings = _positive(width=width, depth=depth, kernel=kernel)
         if kernel % 2 == 0:
             raise InputError("an odd kernel, so that a pixel has a centre", f"{kernel}")
-        self.n_features = width
+        self.n_features = self.settings["width"]
         self.receptive_field = 1 + depth * (kernel - 1)
 
     def build(self, n_inputs: int) -> None:
@@ -71,7 +72,7 @@ class SpatialAttentionEncoder(ConvEncoder):
     CBAM, Woo et al. (2018), ECCV, eq. 3. The model: Chitnis, Mantripragada and Qureshi (2023), arXiv 2311.10701.
     """
 
-    def __init__(self, width: int = 48, depth: int = 2, kernel: int = 3, window: int = 7):
+    def __init__(self, width: int = 32, depth: int = 2, kernel: int = 3, window: int = 7):
         super().__init__(width, depth, kernel)
         self.settings |= _positive(window=window)
         if window % 2 == 0:
@@ -90,6 +91,6 @@ class SpatialAttentionEncoder(ConvEncoder):
 
 def _positive(**settings: int) -> dict[str, int]:
     for name, value in settings.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, (int, np.integer)) or value < 1:
             raise InputError(f"a positive whole number for {name}", f"{value}")
-    return settings
+    return {name: int(value) for name, value in settings.items()}

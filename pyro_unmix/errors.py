@@ -7,8 +7,10 @@ class UnmixError(Exception):
     """Root of every error raised on purpose by pyro_unmix."""
 
 
-class InputError(UnmixError, ValueError):
+class InputError(UnmixError):
     """Input that cannot be used: what was expected, what came, what to do.
+
+    Not a ValueError: Pyro catches those in a model or a guide and makes them anew, from one string of several lines.
 
     Parameters
     ----------

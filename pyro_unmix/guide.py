@@ -48,7 +48,8 @@ class DirichletHead(nn.Module):
     def forward(self, features: Tensor, estimate: Tensor) -> dist.Dirichlet:
         """Distribution of the abundances `(n_pixels, n_endmembers)`.
 
-        `features` `(n_pixels, n_features)` say how the mean departs from `estimate` `(n_pixels, n_endmembers)`, and how sure it is.
+        `features` `(n_pixels, n_features)` say how the mean departs from `estimate` `(n_pixels, n_endmembers)`, and how
+        sure it is.
         """
         output = self.layer(features)
         highest = math.log(self.settings["max_precision"])
@@ -105,7 +106,9 @@ class SpectrumInput(nn.Module):
         self.register_buffer("log_norm", torch.tensor([0.0, 1.0]))  # location and scale
 
     def set_start(self, start: Start) -> None:
-        self.mean, self.components, self.log_norm = start.spectrum_mean, start.components, start.log_norm
+        self.mean.copy_(start.spectrum_mean)
+        self.components.copy_(start.components)
+        self.log_norm.copy_(start.log_norm)
 
     def forward(self, reflectance: Tensor, valid: Tensor) -> Tensor:
         norm = reflectance.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -117,8 +120,8 @@ class SpectrumInput(nn.Module):
 class EndmemberPosterior(nn.Module):
     """q(endmembers): multivariate normal, independent between endmembers.
 
-    Written in the coordinates in which the covariance it starts from is white: location and scales are learned there, so a step is
-    smooth over wavelength where the start is.
+    Written in the coordinates in which the covariance it starts from is white: location and scales are learned there, so a
+    step is as smooth over wavelength as the start.
     """
 
     def __init__(self, n_endmembers: int, n_bands: int):
@@ -129,12 +132,16 @@ class EndmemberPosterior(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(n_endmembers, n_bands))
 
     def set_start(self, start: Start) -> None:
-        self.mean, self.scale_tril = start.endmembers, start.endmember_scale_tril
+        self.mean.copy_(start.endmembers)
+        self.scale_tril.copy_(start.endmember_scale_tril)
+
+    def loc(self) -> Tensor:
+        """Posterior mean, `(n_endmembers, n_bands)`."""
+        return self.mean + (self.scale_tril @ self.shift[..., None]).squeeze(-1)
 
     def forward(self) -> dist.MultivariateNormal:
         """Distribution with batch shape `(n_endmembers,)` and event shape `(n_bands,)`."""
-        loc = self.mean + (self.scale_tril @ self.shift[..., None]).squeeze(-1)
-        return dist.MultivariateNormal(loc, scale_tril=self.scale_tril * self.log_scale.exp()[:, None, :])
+        return dist.MultivariateNormal(self.loc(), scale_tril=self.scale_tril * self.log_scale.exp()[:, None, :])
 
 
 class NoisePosterior(nn.Module):
@@ -146,7 +153,7 @@ class NoisePosterior(nn.Module):
         self.log_scale = nn.Parameter(torch.full((n_bands,), -3.0))
 
     def set_start(self, start: Start) -> None:
-        self.loc.data = start.noise_scale.log()
+        self.loc.data.copy_(start.noise_scale.log())
 
     def forward(self) -> dist.LogNormal:
         return dist.LogNormal(self.loc, self.log_scale.exp())
@@ -181,30 +188,32 @@ class UnmixingGuide(PyroModule):
         """Pixels of context that a tile needs on every side to be exact."""
         return self.encoder.receptive_field // 2
 
-    def bind(self, n_endmembers: int, n_bands: int, n_components: int, brightness: bool) -> UnmixingGuide:
-        """A copy with layers for a scene of these sizes."""
+    def bind(self, start: Start) -> UnmixingGuide:
+        """A copy made for one scene, standing at its start: what to train."""
+        k, n_bands = start.endmembers.shape
+        guide = self.build(k, n_bands, len(start.components), brightness=start.brightness is not None)
+        for part in (guide.input, guide.endmembers, guide.noise):
+            part.set_start(start)
+        return guide
+
+    def build(self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool) -> UnmixingGuide:
+        """A copy with layers of these sizes, to be filled by `bind` or `load_state_dict`."""
         guide = copy.deepcopy(self)
         guide.input = SpectrumInput(n_bands, n_components)
         guide.encoder.build(n_components + 1)
         guide.head.build(guide.encoder.n_features, n_endmembers)
-        guide.brightness = BrightnessHead() if brightness else None
         if brightness:
+            guide.brightness = BrightnessHead()
             guide.brightness.build(guide.encoder.n_features)
         guide.endmembers = EndmemberPosterior(n_endmembers, n_bands)
         guide.noise = NoisePosterior(n_bands)
         return guide
 
-    def set_start(self, start: Start) -> UnmixingGuide:
-        """Take location and scale of inputs, endmembers and noise from the start of a scene."""
-        for part in (self.input, self.endmembers, self.noise):
-            part.set_start(start)
-        return self
-
     def pixels(self, tiles: Tiles) -> tuple[dist.Dirichlet, dist.LogNormal | None]:
         """q(abundances) and q(brightness) of the pixels that count, batch shape `(n_pixels,)`."""
         features = tiles.select(self.encoder(self.input(tiles.reflectance, tiles.valid), tiles.valid))
         with torch.no_grad():
-            abundances, brightness = least_squares(tiles.pixels(), self.endmembers().mean, self.brightness is not None)
+            abundances, brightness = least_squares(tiles.pixels(), self.endmembers.loc(), self.brightness is not None)
         return self.head(features, abundances), None if self.brightness is None else self.brightness(features, brightness)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pyro.distributions as dist
 import torch
 from scipy import optimize
 from torch import Tensor
@@ -16,6 +17,7 @@ from pyro_unmix.baselines.fcls import fcls, nnls
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
+from pyro_unmix.numerics import seeded
 from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
 from pyro_unmix.scene import Scene
 
@@ -86,9 +88,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
 
     if model.endmembers is not None:
         check_endmember_prior(model.endmembers, k, scene.n_bands)
-        prior = model.endmembers(k, scene.n_bands)
-        endmembers = prior.mean.detach().cpu().double().numpy()
-        sds = prior.variance.detach().cpu().double().numpy().mean(axis=1) ** 0.5
+        endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
         endmembers = archetypes(shapes, k, seed=seed)
         endmembers = calibrate_amplitude(endmembers, _coefficients(nnls, pixels, endmembers))
@@ -100,7 +100,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
     scatter = spread(np.log(total))
     if brightness == "auto":
         brightness = PixelBrightness(scatter) if scatter > _BRIGHTNESS else None
-    elif brightness is not None and torch.isnan(brightness.scale):
+    elif isinstance(brightness, PixelBrightness) and torch.isnan(brightness.scale):
         brightness = PixelBrightness(max(scatter, 1e-3))
     if brightness is not None:
         abundances, factor = coefficients / total[:, None], total
@@ -155,10 +155,10 @@ def informed_endmembers(spectra: np.ndarray, scene: Scene, n_endmembers: int, *,
     InputError
         Another number of spectra than endmembers, or of bands than in the scene.
     """
-    spectra = np.asarray(spectra, dtype=np.float64)
+    spectra = np.atleast_2d(np.asarray(spectra, dtype=np.float64))
     if spectra.shape != (n_endmembers, scene.n_bands):
         raise InputError(f"{n_endmembers} spectra of {scene.n_bands} bands, one an endmember",
-                         f"{spectra.shape[0]} of {spectra.shape[1]} bands", "name as many materials as endmembers")
+                         f"an array of shape {spectra.shape}", "name as many materials as endmembers")
     mean = spectra * np.median(_coefficients(nnls, scene.pixels().astype(np.float64), spectra).sum(axis=1))
     sds = sd * np.sqrt(np.mean(mean**2, axis=1))
     return MVNEndmembers(mean, torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, s) for s in sds]))
@@ -193,11 +193,11 @@ def effective_bands(shapes: np.ndarray, n_endmembers: int) -> float:
     """How many independent bands the residuals of a scene amount to.
 
     (sum of eigenvalues)^2 / sum of squares, over the eigenvalues of the pixels divided by their norm `(n_pixels, n_bands)` beyond
-    the leading `n_endmembers`. Near the number of bands for white noise, a few for correlated residuals.
+    the leading `n_endmembers`. Near the number of bands for white noise, a few for correlated residuals, 1 where there are none.
     """
-    values = np.linalg.eigvalsh(shapes.T @ shapes / len(shapes))[: -n_endmembers or None]
+    values = np.linalg.eigvalsh(shapes.T @ shapes / len(shapes))[: shapes.shape[1] - n_endmembers]
     values = np.maximum(values, 0)
-    return float(values.sum() ** 2 / max((values**2).sum(), 1e-300))
+    return max(1.0, float(values.sum() ** 2 / max((values**2).sum(), 1e-300)))
 
 
 def spread(values: np.ndarray) -> float:
@@ -218,6 +218,21 @@ def _check_size(pixels: np.ndarray, k: int) -> None:
                          "ask for fewer")
     if values[0] > 0 and n_pixels < 10 * k:
         warnings.warn(f"{n_pixels} pixels are few for {k} endmembers", UnmixWarning, stacklevel=4)
+
+
+def _moments(prior: dist.TorchDistribution, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means `(n_endmembers, n_bands)` of an endmember prior, and its standard deviation in a band of each endmember."""
+    try:
+        moments = prior.mean, prior.variance
+    except NotImplementedError:  # no closed form
+        with seeded(seed):
+            draws = prior.sample(torch.Size([1000]))
+        moments = draws.mean(dim=0), draws.var(dim=0)
+    mean, variance = (moment.detach().cpu().double().numpy() for moment in moments)
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
+        raise InputError("an endmember prior with a finite mean and a positive, finite variance", "one without",
+                         "for endmembers that are known, give a normal with a small standard deviation")
+    return mean, np.sqrt(variance.mean(axis=1))
 
 
 def _whitening(shapes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 
 import pyro
 import pyro.distributions as dist
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -59,15 +61,15 @@ class UnmixingModel(PyroModule):
         evidence: float | None = None,
     ):
         super().__init__()
-        if not isinstance(n_endmembers, int) or n_endmembers < 2:
-            raise InputError("at least 2 endmembers", f"{n_endmembers}", "unmixing needs two materials or more")
+        if not isinstance(n_endmembers, Integral) or n_endmembers < 2:
+            raise InputError("at least 2 endmembers, a whole number", f"{n_endmembers}", "unmixing needs two materials or more")
         if not (brightness in ("auto", "none", "pixel", None) or isinstance(brightness, PixelBrightness)):
             raise InputError("brightness 'auto', 'none', 'pixel' or a PixelBrightness", f"{brightness!r}")
         if evidence is not None and not 0 < evidence <= 1:
             raise InputError("evidence in (0, 1]", f"{evidence}")
         self._parts = {"abundances": abundances, "endmembers": endmembers, "mixing": mixing, "brightness": brightness,
                        "noise": noise, "evidence": evidence}
-        self.n_endmembers = n_endmembers
+        self.n_endmembers = int(n_endmembers)
         self.abundances = as_prior(abundances if abundances is not None else Dirichlet(1.0))
         self.endmembers = as_prior(endmembers) if endmembers is not None else None
         self.mixing = mixing if mixing is not None else Linear()
@@ -84,7 +86,7 @@ class UnmixingModel(PyroModule):
 
     def forward(self, tiles: Tiles) -> Tensor:
         """Tell the story of the pixels that count in `tiles`; returns their mean spectra `(n_pixels, n_bands)`."""
-        if self.endmembers is None or self.brightness == "auto" or self.evidence is None:
+        if self._has_open_parts():
             raise InputError("a model whose open parts are filled in", "one that has not seen a scene yet",
                              "call pyro_unmix.initialize(model, scene) or pyro_unmix.fit(model, scene)")
         observed = tiles.pixels()
@@ -101,3 +103,9 @@ class UnmixingModel(PyroModule):
                     mean = pyro.sample("brightness", self.brightness.prior())[..., None] * mean
             pyro.sample("reflectance", self.noise.likelihood(mean, noise_scale), obs=observed)
         return mean
+
+    def _has_open_parts(self) -> bool:
+        if self.endmembers is None or self.brightness == "auto" or self.evidence is None:
+            return True
+        measured = [self.noise] if self.brightness is None else [self.noise, self.brightness]
+        return any(torch.isnan(part.scale).any() for part in measured)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_unmix.errors import InputError
@@ -20,11 +22,13 @@ class PixelBrightness(nn.Module):
         Standard deviation of the log of the factor. None: measured from the scene when fitted.
     """
 
+    scale: Tensor
+
     def __init__(self, scale: float | None = None):
         super().__init__()
         if scale is not None and not 0 < scale < 10:
             raise InputError("a brightness scale between 0 and 10 (standard deviation of the logarithm)", f"{scale}")
-        self.settings = {"scale": scale}
+        self.settings = {"scale": None if scale is None else float(scale)}
         self.register_buffer("scale", torch.tensor(math.nan if scale is None else float(scale)))
 
     def prior(self) -> dist.LogNormal:
@@ -46,9 +50,11 @@ class DiagonalNoise(nn.Module):
         Least standard deviation, in the unit of the scene. Keeps bands without any variation from growing an infinite density.
     """
 
-    def __init__(self, scale: Tensor | float | None = None, spread: float = 1.0, floor: float = 1e-6):
+    scale: Tensor
+
+    def __init__(self, scale: Tensor | np.ndarray | float | None = None, spread: float = 1.0, floor: float = 1e-6):
         super().__init__()
-        if spread <= 0 or floor <= 0:
+        if not (spread > 0 and floor > 0):
             raise InputError("a positive spread and a positive floor of the noise", f"spread {spread}, floor {floor}")
         self.settings = {"spread": spread, "floor": floor}
         scale = torch.as_tensor(math.nan if scale is None else scale, dtype=torch.float32)
@@ -56,11 +62,13 @@ class DiagonalNoise(nn.Module):
             raise InputError("positive noise scales", f"a smallest value of {scale.min():g}")
         self.register_buffer("scale", scale)
 
-    def prior(self, n_bands: int) -> dist.Distribution:
+    def prior(self, n_bands: int) -> TorchDistributionMixin:
         """Distribution of the noise scale, event shape `(n_bands,)`."""
+        if self.scale.ndim and self.scale.shape != (n_bands,):
+            raise InputError(f"{n_bands} noise scales, one a band", f"shape {tuple(self.scale.shape)}")
         return dist.LogNormal(self.scale.log().expand(n_bands), self.settings["spread"]).to_event(1)
 
-    def likelihood(self, mean: Tensor, noise_scale: Tensor) -> dist.Distribution:
+    def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
         """Distribution of spectra around `mean` `(..., n_bands)`."""
         scale = (noise_scale.square() + self.settings["floor"] ** 2).sqrt()
         return dist.Normal(mean, scale).to_event(1)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pyro
 import torch
+
+from pyro_unmix.errors import InputError
 
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Treat denormal numbers as zero: weights that decay to them make a matrix product a hundred times slower."""
+    """Treat denormal numbers as zero: weights that decay to them make a matrix product a hundred times slower.
+
+    It holds for this thread and those it starts from now on; threads that torch has started before keep their denormals.
+    """
     was_on = float(torch.tensor([1e-40]).mul(1.0)) == 0.0
     torch.set_flush_denormal(True)
     try:
@@ -22,10 +28,20 @@ def flush_denormals() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers from `seed`; the state outside is left as it was."""
+    """Random numbers from `seed`; the state outside is left as it was, that of GPUs in use too.
+
+    Raises
+    ------
+    InputError
+        Not a whole number from 0 to 2^32 - 1.
+    """
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise InputError("a seed, a whole number from 0 to 4294967295", repr(seed))
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     state = pyro.util.get_rng_state()
-    pyro.set_rng_seed(seed)
-    try:
-        yield
-    finally:
-        pyro.util.set_rng_state(state)
+    with torch.random.fork_rng(devices=devices):
+        pyro.set_rng_seed(int(seed))
+        try:
+            yield
+        finally:
+            pyro.util.set_rng_state(state)

@@ -27,12 +27,14 @@ class Dirichlet(nn.Module):
         above 1 favours even mixtures. Below about 0.1 float32 draws degenerate.
     """
 
+    concentration: Tensor
+
     def __init__(self, concentration: float | Sequence[float] = 1.0):
         super().__init__()
         values = torch.as_tensor(concentration, dtype=torch.float32)
         if values.ndim > 1 or not (values > 0).all() or not torch.isfinite(values).all():
             raise InputError("a positive concentration, one number or one an endmember", f"{concentration}")
-        self.settings = {"concentration": values.tolist()}
+        self.settings = {"concentration": torch.as_tensor(concentration, dtype=torch.float64).tolist()}
         self.register_buffer("concentration", values)
 
     def forward(self, n_endmembers: int) -> dist.Dirichlet:
@@ -54,12 +56,14 @@ class MVNEndmembers(nn.Module):
     """
 
     settings: dict = {}
+    mean: Tensor
+    scale_tril: Tensor
 
-    def __init__(self, mean: Tensor, scale_tril: Tensor):
+    def __init__(self, mean: Tensor | np.ndarray, scale_tril: Tensor | np.ndarray):
         super().__init__()
         mean, scale_tril = (torch.as_tensor(np.asarray(a), dtype=torch.float32) for a in (mean, scale_tril))
-        n_bands = mean.shape[-1]
-        if mean.ndim != 2 or scale_tril.shape not in {(n_bands, n_bands), (len(mean), n_bands, n_bands)}:
+        bands = mean.shape[-1:]
+        if mean.ndim != 2 or scale_tril.shape not in {bands + bands, mean.shape + bands}:
             raise InputError("a mean (n_endmembers, n_bands) and a Cholesky factor (n_bands, n_bands) or one an endmember",
                              f"shapes {tuple(mean.shape)} and {tuple(scale_tril.shape)}")
         self.register_buffer("mean", mean)
@@ -103,6 +107,8 @@ def smooth_scale_tril(wavelengths: np.ndarray | None, n_bands: int, sd: float, *
 class CustomPrior(nn.Module):
     """A distribution or a callable given by the user, as a prior."""
 
+    _where: Tensor
+
     def __init__(self, make: dist.Distribution | Callable[..., dist.Distribution]):
         super().__init__()
         self._make = make
@@ -129,12 +135,23 @@ def _draw(prior: nn.Module, shape: tuple[int, ...], what: str) -> Tensor:
     """64 draws from a prior, the state of the random numbers left as it was."""
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return prior(*shape).sample(torch.Size([64]))
+            made = prior(*shape)
+            draws = made.sample(torch.Size([64])) if isinstance(made, dist.Distribution) else None
     except InputError:
         raise
     except Exception as error:  # whatever a user's callable raises, retold with what it had to do
-        raise InputError(f"{what} that can be drawn from with {shape}", f"{type(error).__name__}: {error}",
-                         "it must return a Pyro distribution") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{what} that can be drawn from with {shape}", reason, "it must return a Pyro distribution") from error
+    if draws is None:
+        raise InputError(f"{what} that returns a Pyro distribution", f"a {type(made).__module__}.{type(made).__name__}",
+                         "take it from pyro.distributions")
+    if made.event_shape != shape or made.batch_shape:
+        raise InputError(f"{what} with event shape {shape} and no batch shape",
+                         f"event shape {tuple(made.event_shape)} and batch shape {tuple(made.batch_shape)}",
+                         "to_event() turns a batch into an event")
+    if not torch.isfinite(draws).all():
+        raise InputError(f"{what} with finite draws", "a draw that is not")
+    return draws
 
 
 def check_abundance_prior(prior: nn.Module, n_endmembers: int) -> None:
@@ -143,27 +160,22 @@ def check_abundance_prior(prior: nn.Module, n_endmembers: int) -> None:
     Raises
     ------
     InputError
-        Draws of another shape than `(n_endmembers,)`, negative, not finite, or not summing to one.
+        No Pyro distribution over `(n_endmembers,)`, or draws that are negative, not finite, or do not sum to one.
     """
-    draws = _draw(prior, (n_endmembers,), "an abundance prior")
-    if draws.shape != (64, n_endmembers):
-        raise InputError(f"an abundance prior over {n_endmembers} endmembers", f"draws of shape {tuple(draws.shape[1:])}",
-                         "return one distribution whose event has one value an endmember")
-    if not torch.isfinite(draws).all() or (draws < 0).any() or ((draws.sum(-1) - 1).abs() > 1e-4).any():
+    draws = _draw(prior, (n_endmembers,), f"an abundance prior over {n_endmembers} endmembers")
+    wrong = draws[(draws < 0).any(-1) | ((draws.sum(-1) - 1).abs() > 1e-4)]
+    if len(wrong):
         raise InputError("an abundance prior on the simplex (draws >= 0 that sum to one)",
-                         f"a draw {[round(v, 4) for v in draws[0].tolist()]} with sum {draws[0].sum():.4f}",
+                         f"a draw {[round(v, 4) for v in wrong[0].tolist()]} with sum {wrong[0].sum():.4f}",
                          "use a Dirichlet, or a transform that ends on the simplex")
 
 
 def check_endmember_prior(prior: nn.Module, n_endmembers: int, n_bands: int) -> None:
-    """Draw from an endmember prior once and see that it has the right shape.
+    """Draw from an endmember prior once and see that it has the right shape and is finite.
 
     Raises
     ------
     InputError
-        Draws of another shape than `(n_endmembers, n_bands)`, or not finite.
+        No Pyro distribution over `(n_endmembers, n_bands)`, or draws that are not finite.
     """
-    draws = _draw(prior, (n_endmembers, n_bands), "an endmember prior")
-    if draws.shape != (64, n_endmembers, n_bands) or not torch.isfinite(draws).all():
-        raise InputError(f"an endmember prior with finite draws of shape ({n_endmembers}, {n_bands})",
-                         f"shape {tuple(draws.shape[1:])}" if torch.isfinite(draws).all() else "a draw that is not finite")
+    _draw(prior, (n_endmembers, n_bands), "an endmember prior")

@@ -258,7 +258,7 @@ def _losses(history: pd.DataFrame) -> pd.DataFrame:
     """The steps with a finite loss; none where the run kept no such column."""
     if not {"step", "elbo_loss"} <= set(history.columns):
         return history.iloc[:0]
-    return history[np.isfinite(history.elbo_loss)]
+    return history[np.isfinite(history.elbo_loss.astype(float))]  # a file without rows has columns of no type
 
 
 _HOW_TO_READ = """

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from zipfile import BadZipFile
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from pyro_unmix.components import describe, restore
 from pyro_unmix.errors import InputError
@@ -24,7 +29,7 @@ from pyro_unmix.posterior import Posterior
 from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.report import write_report
 
-_PARTS = ("abundances", "mixing", "brightness", "noise")
+_PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise")
 
 
 def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | None = None) -> Path:
@@ -43,8 +48,7 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
         "wavelengths": None if fit.wavelengths is None else fit.wavelengths.tolist(),
         "guide": describe(guide.encoder),
         "head": describe(guide.head),
-        "model": {part: describe(getattr(model, part)) for part in _PARTS} | {
-            "endmembers": describe(model.endmembers), "evidence": model.evidence},
+        "model": {part: describe(getattr(model, part)) for part in _PARTS} | {"evidence": model.evidence},
         "fit": asdict(fit.config),
         "seconds": {stage: round(seconds, 3) for stage, seconds in fit.seconds.items()},
         "calibrated": fit.calibrated,
@@ -99,38 +103,53 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
     folder = Path(folder)
     if missing := [name for name in ("config.json", "weights.pt", "history.csv") if not (folder / name).is_file()]:
         raise InputError("a folder written by 'pyro-unmix fit'", f"'{folder}' without {', '.join(missing)}")
+    config = _read(folder / "config.json", lambda path: json.loads(path.read_text()))
+    state = _read(folder / "weights.pt", partial(torch.load, weights_only=True, map_location="cpu"))
+    history = _read(folder / "history.csv", pd.read_csv)
     try:
-        config = json.loads((folder / "config.json").read_text())
-        state = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
-        history = pd.read_csv(folder / "history.csv")
-    except (ValueError, RuntimeError, OSError, EOFError, BadZipFile) as error:
-        raise InputError("a readable run folder", f"'{folder}': {str(error).splitlines()[0]}", "fit again") from error
+        model = _restore_model(config, state["model"], model)
+        guide = guide if guide is not None else UnmixingGuide(restore(config["guide"]), restore(config["head"]))
+        guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
+                            brightness=model.brightness is not None)
+        guide.load_state_dict(state["guide"])
+        return Fit(
+            model=model,
+            guide=guide,
+            names=config["names"],
+            wavelengths=None if config["wavelengths"] is None else np.asarray(config["wavelengths"]),
+            config=FitConfig.from_dict(config["fit"]),
+            seed=config["seed"],
+            scene_name=config["scene"],
+            history=history,
+            seconds=config["seconds"],
+            interrupted=config["interrupted"],
+        )
+    except (KeyError, TypeError, RuntimeError) as error:  # a name that is missing, a value or a shape that does not fit
+        raise InputError("a config.json and a weights.pt of one fit", f"'{folder}', where they do not belong together",
+                         "restore both files, or fit again") from error
 
-    k, n_bands = config["n_endmembers"], config["n_bands"]
-    if model is None:
-        parts = {part: restore(config["model"][part]) for part in _PARTS}
-        brightness = parts.pop("brightness")
-        model = UnmixingModel(k, **parts, brightness="none" if brightness is None else brightness)
-    arrays = state["model"]
-    if model.endmembers is None:
-        model = model.replace(endmembers=MVNEndmembers(arrays["endmembers.mean"], arrays["endmembers.scale_tril"]))
-    model = model.replace(evidence=config["model"]["evidence"])
+
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path)
+    except (ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise InputError(f"a readable {path.name}", f"a damaged one in '{path.parent}'", "restore it, or fit again") from error
+
+
+def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel | None) -> UnmixingModel:
+    """The filled model: custom parts copied from the one `given`, all others made anew, then the arrays of all of them."""
+
+    def part(name: str) -> nn.Module | None:
+        description = config["model"][name]
+        if given is not None and "custom" in (description or {}):
+            return copy.deepcopy(getattr(given, name))
+        if description == {"class": MVNEndmembers.__name__}:
+            return MVNEndmembers(arrays["endmembers.mean"], arrays["endmembers.scale_tril"])
+        return restore(description)
+
+    parts = {name: part(name) for name in _PARTS}
+    model = UnmixingModel(config["n_endmembers"], **parts, evidence=config["model"]["evidence"])
     if "noise.scale" in arrays:
         model.noise.scale = arrays["noise.scale"]
     model.load_state_dict(arrays)
-
-    guide = guide or UnmixingGuide(restore(config["guide"]), restore(config["head"]))
-    guide = guide.bind(k, n_bands, config["n_components"], model.brightness is not None)
-    guide.load_state_dict(state["guide"])
-    return Fit(
-        model=model,
-        guide=guide,
-        names=config["names"],
-        wavelengths=None if config["wavelengths"] is None else np.asarray(config["wavelengths"]),
-        config=FitConfig.from_dict(config["fit"]),
-        seed=config["seed"],
-        scene_name=config["scene"],
-        history=history,
-        seconds=config["seconds"],
-        interrupted=config["interrupted"],
-    )
+    return model

@@ -79,7 +79,8 @@ class Scene:
     @property
     def shape(self) -> tuple[int, int, int]:
         """`(rows, columns, bands)`."""
-        return self.reflectance.shape
+        rows, cols, n_bands = self.reflectance.shape
+        return rows, cols, n_bands
 
     @property
     def n_bands(self) -> int:
@@ -129,7 +130,8 @@ def _check_image(image: np.ndarray) -> np.ndarray:
         raise InputError("an image of real numbers", f"type {image.dtype}", "convert it to float")
     if min(image.shape) == 0 or image.shape[2] < 2:
         raise InputError("at least one row, one column and two bands", f"shape {image.shape}")
-    return image.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):  # a fill value beyond the range of float32 becomes infinite, and its pixels are masked
+        return image.astype(np.float32, copy=False)
 
 
 def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray | None:
@@ -183,16 +185,15 @@ def check_reference(abundances, endmembers, names, reflectance: xr.DataArray) ->
     if abundances is None and endmembers is None:
         return None
     rows, cols, n_bands = reflectance.shape
-    k = np.shape(abundances)[-1] if abundances is not None else np.shape(endmembers)[0]
+    if abundances is not None and np.shape(abundances)[:-1] != (rows, cols):
+        raise InputError(f"reference abundances of shape ({rows}, {cols}, k)", f"shape {np.shape(abundances)}")
+    k = np.shape(abundances)[-1] if abundances is not None else len(np.atleast_2d(endmembers))
     names = [f"endmember {i + 1}" for i in range(k)] if names is None else [str(n) for n in names]
     reference = xr.Dataset(coords={"endmember": names})
     if len(names) != k:
         raise InputError(f"{k} reference names", f"{len(names)}")
     if abundances is not None:
-        if np.shape(abundances) != (rows, cols, k):
-            raise InputError(f"reference abundances of shape ({rows}, {cols}, k)", f"shape {np.shape(abundances)}")
-        values = np.asarray(abundances, dtype=np.float32)
-        reference["abundances"] = (("y", "x", "endmember"), values)
+        reference["abundances"] = (("y", "x", "endmember"), np.asarray(abundances, dtype=np.float32))
         reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
     if endmembers is not None:
         if np.shape(endmembers) != (k, n_bands):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_unmix.errors import InputError
 from pyro_unmix.scene import Scene
 
 
@@ -60,9 +61,16 @@ class Tiling:
         Rows and columns of a tile without its context. None: one tile, the scene.
     halo
         Pixels of context on every side. Half the receptive field of the guide makes tiles exact.
+
+    Raises
+    ------
+    InputError
+        A size below 1 or a halo below 0.
     """
 
     def __init__(self, scene: Scene, size: int | None = None, halo: int = 0, device: torch.device | str = "cpu"):
+        if (size is not None and size < 1) or halo < 0:
+            raise InputError("tiles of size 1 or more and a halo of 0 or more", f"size {size}, halo {halo}")
         rows, cols, _ = scene.shape
         self.height, self.width = (rows, cols) if size is None else (min(size, rows), min(size, cols))
         self.halo = halo if size is not None else 0

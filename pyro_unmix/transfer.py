@@ -16,8 +16,8 @@ from pyro_unmix.tiles import Tiles
 def simulated(model: UnmixingModel, guide: UnmixingGuide, tiles: Tiles) -> tuple[Tiles, Tensor, Tensor | None]:
     """Tiles made by a fitted model, with the truth they were made from.
 
-    Abundances and brightness are drawn from the guide on the real tiles, so that they vary over space and materials as in the scene;
-    endmembers and noise from their posteriors, the spectra from the likelihood.
+    Abundances and brightness are drawn from the guide on the real tiles, so that they vary over space and materials as in
+    the scene; endmembers and noise from their posteriors, the spectra from the likelihood.
 
     Returns
     -------

@@ -34,14 +34,15 @@ def archetypes(
         `(n_endmembers, n_bands)`.
     """
     generator = torch.Generator().manual_seed(seed)
-    ordered = shapes[np.lexsort(shapes.T[:3])]  # the draw below must not depend on the order of the pixels
+    # The draw below must not depend on the order of the pixels; a few bands are not enough where they are empty.
+    ordered = shapes[np.lexsort(shapes.T[:: max(1, shapes.shape[1] // 16)])]
     chosen = ordered[torch.randperm(len(ordered), generator=generator)[:n_pixels].numpy()]
     n_directions = min(max(2 * n_endmembers, 10), *chosen.shape)
     directions = np.linalg.svd(chosen, full_matrices=False)[2][:n_directions]
     with flush_denormals():
         weights = _descend(torch.as_tensor(chosen @ directions.T, dtype=torch.float32), n_endmembers, restarts, iterations,
                            generator)
-    pixels = torch.as_tensor(chosen)
+    pixels = torch.as_tensor(chosen, dtype=torch.float64)
     candidates = weights.double() @ pixels
     residuals = [(pixels - nnls(pixels, c, iterations=100) @ c).norm(dim=1).median().item() for c in candidates]
     return candidates[int(np.argmin(residuals))].numpy()

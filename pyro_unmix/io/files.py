@@ -18,14 +18,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     Raises
     ------
     InputError
-        The folder cannot be made or written to.
+        The folder cannot be made or written to, or `path` cannot be replaced.
     """
     path = Path(path)
     temporary = make_folder(path.parent) / f".{path.stem}.{os.getpid()}{path.suffix}"
     try:
         yield temporary
         os.replace(temporary, path)
-    except PermissionError as error:
+    except (PermissionError, IsADirectoryError) as error:
         raise InputError("a writable output", f"'{path}': {error.strerror}", "choose another place") from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pyro_unmix.errors import InputError
+from pyro_unmix.io.files import atomic_path, make_folder
+
+
+def contents(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    target = tmp_path / "new" / "deep" / "table.csv"
+    with atomic_path(target) as path:
+        path.write_text("half")
+        assert path.parent == target.parent and path.suffix == ".csv" and not target.exists()
+    assert target.read_text() == "half" and contents(target.parent) == ["table.csv"]
+
+
+def test_what_was_there_stays_when_writing_fails(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError):
+        with atomic_path(target) as path:
+            path.write_text("new")
+            raise ZeroDivisionError
+    assert target.read_text() == "old" and contents(tmp_path) == ["table.csv"]
+
+
+def test_what_was_there_is_replaced(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with atomic_path(target) as path:
+        path.write_text("new")
+    assert target.read_text() == "new" and contents(tmp_path) == ["table.csv"]
+
+
+def test_two_files_of_one_name_do_not_meet(tmp_path):
+    with atomic_path(tmp_path / "summary.nc") as one, atomic_path(tmp_path / "summary.tif") as other:
+        one.write_text("nc")
+        other.write_text("tif")
+    assert (tmp_path / "summary.nc").read_text() == "nc" and (tmp_path / "summary.tif").read_text() == "tif"
+
+
+def test_paths_may_be_strings(tmp_path):
+    with atomic_path(os.fspath(tmp_path / "a.txt")) as path:
+        path.write_text("a")
+    assert (tmp_path / "a.txt").exists()
+    assert make_folder(os.fspath(tmp_path / "folder")).is_dir()
+
+
+def test_a_folder_in_the_place_of_the_file_is_said_plainly(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="writable output.*taken"):
+        with atomic_path(tmp_path / "taken") as path:
+            path.write_text("x")
+    assert contents(tmp_path) == ["taken"]
+
+
+def test_a_file_that_may_not_be_replaced_is_said_plainly(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match="writable output.*not permitted"):
+        with atomic_path(tmp_path / "a.txt") as path:
+            path.write_text("x")
+    assert not contents(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="writable output folder"):
+        make_folder(tmp_path / "file" / "below")
+    with pytest.raises(InputError, match="writable output folder"):
+        make_folder(tmp_path / "file")
+
+
+def test_making_a_folder_leaves_nothing_in_it(tmp_path):
+    folder = make_folder(tmp_path / "a" / "b")
+    assert folder == tmp_path / "a" / "b" and not contents(folder)
+    assert make_folder(folder) == folder

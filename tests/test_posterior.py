@@ -1,0 +1,213 @@
+"""What comes out: closed form equals draws, tiles equal the whole, files equal memory."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import pyro_unmix as pu
+from pyro_unmix import posterior as posterior_module
+from pyro_unmix.initialize import informed_endmembers
+from pyro_unmix.posterior import QUANTILES
+
+K, L, N = 3, 12, 20_000
+CONFIG = pu.FitConfig(svi_steps=20, calibration_steps=10, kl_warmup_steps=4, window=50, tile_size=8, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """18 x 13 pixels of 30 m in a projection, with a hole and brightness."""
+    made = pu.simulate_scene(K, (18, 13), n_bands=L, brightness=0.2, seed=3)
+    mask = np.ones((18, 13), bool)
+    mask[3:9, 5:8] = False
+    image = made.reflectance.assign_coords(
+        y=("y", 5.8e6 - 30.0 * np.arange(18), {"units": "m"}), x=("x", 4.0e5 + 30.0 * np.arange(13), {"units": "m"}),
+        spatial_ref=((), 0, {"crs_wkt": 'PROJCS["WGS 84 / UTM zone 33N"]'}))
+    return pu.Scene(image, mask=mask, endmembers=made.reference.endmembers.values, name="leaves")
+
+
+@pytest.fixture(scope="module")
+def fitted(scene):
+    prior = informed_endmembers(scene.reference.endmembers.values, scene, K)
+    model = pu.UnmixingModel(K, endmembers=prior, brightness="pixel")
+    return pu.fit(model, scene, guide="cnn", config=CONFIG, names=["oak", "beech", "soil"], seed=4, progress=False)
+
+
+@pytest.fixture(scope="module")
+def posterior(fitted, scene):
+    return fitted.posterior(scene)
+
+
+@pytest.fixture(scope="module")
+def summary(posterior):
+    return posterior.summary()
+
+
+@pytest.fixture(scope="module")
+def draws(posterior):
+    """Of three rows and three columns around the edge of the hole."""
+    return posterior.draws(N, seed=1, y=slice(2, 5), x=slice(4, 7))
+
+
+def agree(summary, draws, name, variable):
+    """Mean within five standard errors; sd within 5 % (0.5 % to 1 % for a normal, up to 2 % for heavy tails)."""
+    sd = summary[f"{name}_sd"] if f"{name}_sd" in summary else draws[variable].std("draw")
+    found = draws[variable].mean("draw")
+    assert (abs(found - summary[f"{name}_mean"]) <= 5 * sd / N**0.5 + 1e-6).where(found.notnull(), True).all()
+    if f"{name}_sd" in summary:
+        ratio = draws[variable].std("draw") / sd
+        assert abs(ratio - 1).max() < 0.05
+
+
+def test_closed_form_equals_draws(summary, draws):
+    here = summary.isel(y=slice(2, 5), x=slice(4, 7))
+    for name, variable in (("abundance", "abundances"), ("endmember", "endmembers"), ("brightness", "brightness")):
+        agree(here, draws, name, variable)
+    assert here.abundance_sd.min() > 1e-3  # there was something to compare
+
+
+def test_quantiles_equal_draws(summary, draws):
+    """The share of draws below the quantile at level p is p within five standard errors."""
+    here = summary.abundance_quantile.isel(y=slice(2, 5), x=slice(4, 7))
+    use = draws.abundances.notnull().all("draw")
+    for level in QUANTILES:
+        below = (draws.abundances <= here.sel(quantile=level)).mean("draw").where(use)
+        assert abs(below - level).max() < 5 * (level * (1 - level) / N) ** 0.5
+    below = (draws.abundances <= 1.02 * here.sel(quantile=0.5)).mean("draw").where(use)
+    assert abs(below - 0.5).max() > 5 * 0.5 / N**0.5  # negative control: a median 2 % off is noticed
+
+
+def test_draws_of_endmembers_covary_over_bands(posterior, draws):
+    """A correlation of N draws has a standard error of at most 1 / sqrt(N)."""
+    scale = posterior._endmember_scale_tril
+    for k in range(K):
+        covariance = scale[k] @ scale[k].T
+        sd = np.sqrt(covariance.diagonal())
+        found = np.corrcoef(draws.endmembers.values[:, k].astype(float).T)
+        np.testing.assert_allclose(found, covariance / np.outer(sd, sd), atol=5 / N**0.5)
+
+
+def test_abundances_lie_on_the_simplex(summary, draws, scene):
+    mask = scene.mask.values
+    for values, use in ((summary.abundance_mean.values, mask), (draws.abundances.values, mask[2:5, 4:7])):
+        used = values[..., use, :]
+        assert used.dtype == np.float32 and used.min() >= 0
+        np.testing.assert_allclose(used.astype(float).sum(-1), 1.0, rtol=0, atol=1e-6)
+    quantiles = summary.abundance_quantile.values[:, mask]
+    assert quantiles.min() >= 0 and quantiles.max() <= 1 and (np.diff(quantiles, axis=0) >= 0).all()
+
+
+def test_nan_at_masked_pixels_and_nowhere_else(summary, draws, scene):
+    maps = [summary[name] for name in summary if {"y", "x"} <= set(summary[name].dims)]
+    assert len(maps) == 5
+    for values in maps:
+        missing = values.isnull()
+        expected = ~scene.mask.broadcast_like(values)
+        assert (missing.transpose(*expected.dims).values == expected.values).all(), values.name
+    crop = scene.mask.values[2:5, 4:7]
+    assert (np.isnan(draws.brightness.values) == ~crop).all() and (~crop).any()
+    for name in ("endmember_mean", "endmember_sd"):
+        assert summary[name].notnull().all()
+
+
+def test_reconstruction_error_is_that_of_the_means(summary, scene):
+    mixed = summary.brightness_mean * (summary.abundance_mean @ summary.endmember_mean)
+    expected = np.sqrt(((scene.reflectance - mixed) ** 2).mean("wavelength"))
+    np.testing.assert_allclose(summary.reconstruction_rmse, expected.transpose("y", "x"), rtol=1e-3)
+
+
+def test_summary_is_that_of_the_contract(summary, scene, fitted):
+    dims = {"abundance_mean": ("y", "x", "endmember"), "abundance_sd": ("y", "x", "endmember"),
+            "abundance_quantile": ("quantile", "y", "x", "endmember"), "endmember_mean": ("endmember", "wavelength"),
+            "endmember_sd": ("endmember", "wavelength"), "reconstruction_rmse": ("y", "x"), "brightness_mean": ("y", "x")}
+    assert {name: variable.dims for name, variable in summary.items()} == dims
+    assert summary["quantile"].values.tolist() == [0.05, 0.25, 0.5, 0.75, 0.95]
+    assert summary.endmember.values.tolist() == ["oak", "beech", "soil"]
+    assert summary.wavelength.attrs["units"] == "nm"
+    np.testing.assert_array_equal(summary.wavelength, scene.wavelengths)
+    for name in ("y", "x", "spatial_ref"):
+        xr.testing.assert_identical(summary[name].variable, scene.reflectance[name].variable)
+    assert summary.attrs["version"] == version("pyro_unmix") and summary.attrs["program"] == "pyro_unmix"
+    assert summary.attrs["seed"] == 4 and summary.attrs["scene"] == "leaves"
+    assert summary.attrs["seconds"] == pytest.approx(sum(fitted.seconds.values()), abs=1e-3)
+    assert pu.FitConfig.from_dict(json.loads(summary.attrs["configuration"])) == CONFIG
+
+
+def test_file_is_the_summary(posterior, summary, tmp_path):
+    posterior.save(tmp_path / "deep" / "summary.nc")
+    with xr.open_dataset(tmp_path / "deep" / "summary.nc", engine="h5netcdf") as read:
+        read.load()
+    assert set(read.coords) == set(summary.coords)
+    xr.testing.assert_equal(read, summary)
+    assert {name: variable.dtype for name, variable in read.items()} == {n: v.dtype for n, v in summary.items()}
+    assert read.attrs == summary.attrs and read.wavelength.attrs == summary.wavelength.attrs
+    assert read.spatial_ref.attrs == summary.spatial_ref.attrs
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["summary.nc"]
+
+
+def test_without_brightness_there_is_none(scene):
+    prior = informed_endmembers(scene.reference.endmembers.values, scene, K)
+    model = pu.UnmixingModel(K, endmembers=prior, brightness="none")
+    posterior = pu.fit(model, scene, guide="mlp", config=CONFIG, progress=False).posterior(scene)
+    summary = posterior.summary()
+    assert "brightness_mean" not in summary and "brightness" not in posterior.draws(2)
+    expected = np.sqrt(((scene.reflectance - summary.abundance_mean @ summary.endmember_mean) ** 2).mean("wavelength"))
+    np.testing.assert_allclose(summary.reconstruction_rmse, expected.transpose("y", "x"), rtol=1e-3)
+
+
+def test_tiled_is_whole(fitted, scene, summary, monkeypatch):
+    monkeypatch.setattr(posterior_module, "_TILE", 5)
+    tiled = fitted.posterior(scene).summary()
+    for name in summary:
+        np.testing.assert_allclose(tiled[name], summary[name], atol=1e-5, err_msg=name)
+
+
+def test_draws_follow_their_seed(posterior, fitted, scene):
+    one, again = posterior.draws(5, seed=3), fitted.posterior(scene).draws(5, seed=3)
+    xr.testing.assert_identical(one, again)
+    assert one.attrs["draw_seed"] == 3
+    other = posterior.draws(5, seed=4)
+    use = scene.mask.values
+    for name in ("endmembers", "abundances", "brightness"):
+        values = one[name].values[:, use] if name != "endmembers" else one[name].values
+        assert (values != (other[name].values[:, use] if name != "endmembers" else other[name].values)).mean() > 0.99
+
+
+def test_draws_of_a_part(posterior, scene):
+    part = posterior.draws(4, y=slice(2, 5), x=slice(4, 7))
+    assert dict(part.sizes) == {"draw": 4, "y": 3, "x": 3, "endmember": K, "wavelength": L}
+    np.testing.assert_array_equal(part.y, scene.reflectance.y[2:5])
+    np.testing.assert_array_equal(part.x, scene.reflectance.x[4:7])
+    # Endmembers belong to the whole scene: cutting it does not change them.
+    xr.testing.assert_equal(part.endmembers, posterior.draws(4).endmembers)
+    assert posterior.draws(4).abundances.sizes["y"] == 18
+    with pytest.raises(pu.InputError, match="at least one draw"):
+        posterior.draws(0)
+
+
+def test_another_scene_of_the_same_sensor(fitted):
+    other = pu.simulate_scene(K, (7, 30), n_bands=L, seed=9)
+    summary = fitted.posterior(other).summary()
+    assert summary.abundance_mean.shape == (7, 30, K) and summary.abundance_mean.notnull().all()
+    assert summary.attrs["scene"] == "simulated"
+
+
+def test_scenes_of_other_bands_are_refused(fitted, scene):
+    fewer = pu.Scene(scene.reflectance[..., :-1])
+    with pytest.raises(pu.InputError, match="the 12 bands the fit was made on, got 11"):
+        fitted.posterior(fewer)
+    shifted = pu.Scene(scene.reflectance.values, wavelengths=scene.wavelengths + 5.0)
+    with pytest.raises(pu.InputError, match="5.0 nm away"):
+        fitted.posterior(shifted)
+    nearly = pu.Scene(scene.reflectance.values, wavelengths=scene.wavelengths + 0.5)
+    unknown = pu.Scene(scene.reflectance.values)
+    for fine in (nearly, unknown):
+        assert fitted.posterior(fine).summary().abundance_mean.notnull().all()
+
+
+def test_history_is_at_hand(posterior, fitted):
+    assert posterior.history is fitted.history
