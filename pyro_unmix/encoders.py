@@ -1,10 +1,4 @@
-"""What a guide sees of a pixel: its spectrum alone, or its spectrum among its neighbours.
-
-An encoder maps `(batch, n_inputs, height, width)` to `(batch, n_features, height, width)` and keeps the resolution. It must be
-local (no pooling over the tile, no statistics over the batch), must say how far it sees (`receptive_field`), and must ignore
-pixels that are not valid: then cutting a scene into tiles with context changes nothing. `build(n_inputs)` makes its layers
-once the number of inputs is known.
-"""
+"""What a guide sees of a pixel: its spectrum alone, or its spectrum among its neighbours."""
 
 from __future__ import annotations
 
@@ -16,7 +10,36 @@ from torch.nn import functional as F
 from pyro_unmix.errors import InputError
 
 
-class PixelEncoder(nn.Module):
+class Encoder(nn.Module):
+    """From inputs `(batch, n_inputs, height, width)` to features `(batch, n_features, height, width)`.
+
+    An encoder keeps the resolution, is local (no pooling over the tile, no statistics over the batch) and ignores pixels that are
+    not valid: then cutting a scene into tiles with context changes nothing.
+
+    Attributes
+    ----------
+    settings
+        What the constructor was called with, as plain values.
+    n_features
+        Number of features of a pixel.
+    receptive_field
+        Rows and columns that a pixel's features depend on.
+    """
+
+    settings: dict[str, int]
+    n_features: int
+    receptive_field: int
+
+    def build(self, n_inputs: int) -> None:
+        """Make the layers, now that the number of inputs is known."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Tensor, valid: Tensor) -> Tensor:
+        """Features of all pixels; `valid` `(batch, height, width)` is True where there is data."""
+        raise NotImplementedError
+
+
+class PixelEncoder(Encoder):
     """A multilayer perceptron on each pixel's spectrum (MLP-LDVAE)."""
 
     def __init__(self, width: int = 64, depth: int = 2):
@@ -35,7 +58,7 @@ class PixelEncoder(nn.Module):
         return inputs
 
 
-class ConvEncoder(nn.Module):
+class ConvEncoder(Encoder):
     """Isotropic convolutions with residuals: the resolution is kept, no attention (CNN-LDVAE)."""
 
     def __init__(self, width: int = 32, depth: int = 2, kernel: int = 3):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -312,12 +314,17 @@ class _Trainer:
         Raises
         ------
         InputError
-            It belongs to another fit.
+            It belongs to another fit, or cannot be read.
         """
         if self.checkpoint is None or not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, weights_only=True)
-        if state["belongs_to"] != self._belongs_to(seed):
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+            belongs_to = state["belongs_to"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
+                             "remove it, or start again without resume") from error
+        if belongs_to != self._belongs_to(seed):
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}' of other settings",
                              "use the same scene, K, guide, seed and configuration, or start again without resume")
         self.guide.load_state_dict(state["guide"])
@@ -327,8 +334,11 @@ class _Trainer:
         torch.set_rng_state(state["random"])
 
     def _belongs_to(self, seed: int) -> str:
-        shapes = [tuple(p.shape) for p in self.guide.parameters()]
-        return f"{seed} {self.config} {self.n_pixels} {shapes}"
+        """Digest of everything that decides how training goes on."""
+        digest = hashlib.sha256(f"{seed} {self.config} {self.model} {self.guide}".encode())
+        for tensor in (self.tiling.image, *self.model.state_dict().values()):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def choose_elbo(model: UnmixingModel, guide: UnmixingGuide) -> Trace_ELBO:

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_unmix.baselines.fcls import fcls, nnls
-from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
+from pyro_unmix.encoders import ConvEncoder, Encoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import InputError
 from pyro_unmix.initialize import Start
 from pyro_unmix.tiles import Tiles
 
-ENCODERS: dict[str, Callable[[], nn.Module]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
+ENCODERS: dict[str, Callable[[], Encoder]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
 
 
 class DirichletHead(nn.Module):
@@ -99,6 +99,10 @@ class SpectrumInput(nn.Module):
     variance; the log of the norm is the last channel.
     """
 
+    mean: Tensor
+    components: Tensor
+    log_norm: Tensor
+
     def __init__(self, n_bands: int, n_components: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_bands))
@@ -123,6 +127,9 @@ class EndmemberPosterior(nn.Module):
     Written in the coordinates in which the covariance it starts from is white: location and scales are learned there, so a
     step is as smooth over wavelength as the start.
     """
+
+    mean: Tensor
+    scale_tril: Tensor
 
     def __init__(self, n_endmembers: int, n_bands: int):
         super().__init__()
@@ -165,7 +172,7 @@ class UnmixingGuide(PyroModule):
     Parameters
     ----------
     encoder
-        "spacnn", "cnn", "mlp", or a module with the contract of `pyro_unmix.encoders`.
+        "spacnn", "cnn", "mlp", or an `Encoder`.
     head
         Distribution of the abundances given the features. None: `DirichletHead()`.
 
@@ -173,7 +180,14 @@ class UnmixingGuide(PyroModule):
     plan serves many fits that do not touch each other.
     """
 
-    def __init__(self, encoder: str | nn.Module = "spacnn", head: nn.Module | None = None):
+    encoder: Encoder
+    head: DirichletHead
+    brightness: BrightnessHead | None
+    input: SpectrumInput
+    endmembers: EndmemberPosterior
+    noise: NoisePosterior
+
+    def __init__(self, encoder: str | Encoder = "spacnn", head: DirichletHead | None = None):
         super().__init__()
         if isinstance(encoder, str):
             if encoder not in ENCODERS:
@@ -181,7 +195,7 @@ class UnmixingGuide(PyroModule):
             encoder = ENCODERS[encoder]()
         self.encoder = encoder
         self.head = head if head is not None else DirichletHead()
-        self.brightness: BrightnessHead | None = None
+        self.brightness = None
 
     @property
     def halo(self) -> int:

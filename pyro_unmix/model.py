@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -61,7 +61,7 @@ class UnmixingModel(PyroModule):
         evidence: float | None = None,
     ):
         super().__init__()
-        if not isinstance(n_endmembers, Integral) or n_endmembers < 2:
+        if not isinstance(n_endmembers, (int, np.integer)) or n_endmembers < 2:
             raise InputError("at least 2 endmembers, a whole number", f"{n_endmembers}", "unmixing needs two materials or more")
         if not (brightness in ("auto", "none", "pixel", None) or isinstance(brightness, PixelBrightness)):
             raise InputError("brightness 'auto', 'none', 'pixel' or a PixelBrightness", f"{brightness!r}")

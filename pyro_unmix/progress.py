@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,15 +17,16 @@ class StageProgress:
     Parameters
     ----------
     show
-        False keeps silent. True draws a bar where standard error is a terminal (or a notebook), and otherwise hands a line
-        every tenth of a stage to the logger "pyro_unmix".
+        False keeps silent. True draws a bar where standard error is a terminal (or a notebook with ipywidgets), and
+        otherwise hands a line every tenth of a stage to the logger "pyro_unmix".
     """
 
     def __init__(self, show: bool = True):
         console = Console(stderr=True)
         self._bar = Progress(TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                              TextColumn("{task.fields[note]}"), console=console) if show else None
-        self._lines = show and not (console.is_terminal or console.is_jupyter)
+        # In a notebook a bar needs ipywidgets.
+        self._lines = show and not (find_spec("ipywidgets") if console.is_jupyter else console.is_terminal)
 
     def __enter__(self) -> StageProgress:
         if self._bar and not self._lines:

@@ -104,7 +104,7 @@ def test_the_page_is_whole_and_needs_no_network(written):
 
 def test_the_page_says_what_was_done(written):
     text = " ".join(Page((written / "report.html").read_text()).words)
-    for words in ("14 × 20 pixels (280 in use), 40 bands from 400 to 2500 nm", "spacnn", "pyro_unmix 1.2.3",
+    for words in ("14 × 20 pixels (280 in use), 40 bands from 400 to 2500 nm", "SpatialAttentionEncoder", "pyro_unmix 1.2.3",
                   "initialize 1.5 s, warm start 2.5 s, svi 36.0 s; together 40.0 s", "every check of this run passed",
                   "weights.pt", "svi_steps"):
         assert words in text
