@@ -119,7 +119,7 @@ def fit(
     opened = _open(scene)
     make_folder(out_folder)
     checkpoint = out_folder / "checkpoint.pt"
-    if resume and not checkpoint.exists() and (out_folder / "report.html").exists():
+    if resume and not checkpoint.exists() and _holds_finished_fit(out_folder):
         out.print(f"{out_folder} holds a finished fit: nothing to resume")
         return
     model = UnmixingModel(n_endmembers, brightness=brightness)
@@ -242,6 +242,16 @@ def _read_toml(path: Path) -> dict:
         return tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError("a readable TOML file", f"'{path}': {error}") from error
+
+
+def _holds_finished_fit(folder: Path) -> bool:
+    """Whether a fit ran to its end here. One stopped by Ctrl-C leaves all files too, and says so in config.json."""
+    if not (folder / "report.html").exists():  # the last to be written
+        return False
+    try:
+        return not json.loads((folder / "config.json").read_text())["interrupted"]
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _say_done(result: Fit, folder: Path) -> None:

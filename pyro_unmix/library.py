@@ -38,7 +38,7 @@ class SpectralLibrary:
         Shapes that do not agree, or no complete spectrum.
     """
 
-    def __init__(self, spectra: np.ndarray, names: Sequence[str], wavelengths: np.ndarray | None = None):
+    def __init__(self, spectra: np.ndarray, names: Sequence[str] | np.ndarray, wavelengths: np.ndarray | None = None):
         spectra = np.asarray(spectra, dtype=np.float32)
         names = [str(name) for name in names]
         if spectra.ndim != 2 or len(spectra) != len(names):
@@ -177,7 +177,7 @@ def _from_matlab(path: Path) -> SpectralLibrary:
                      "a scene is opened with open_scene")
 
 
-def _sorted(spectra: np.ndarray, names: Sequence[str], wavelengths: np.ndarray | None) -> SpectralLibrary:
+def _sorted(spectra: np.ndarray, names: Sequence[str] | np.ndarray, wavelengths: np.ndarray | None) -> SpectralLibrary:
     """Bands by wavelength, in nanometres: no sensor has a band beyond 100 micrometres or below 100 nm."""
     if wavelengths is None:
         return SpectralLibrary(spectra, names)

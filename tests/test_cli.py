@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import logging
@@ -177,6 +178,23 @@ def test_resume_of_a_finished_fit_changes_nothing(options, finished):
     outcome = works(*options, "--out", finished, "--resume")
     assert "finished" in outcome.out
     assert before == {path.name: path.stat().st_mtime_ns for path in finished.iterdir()}
+
+
+@pytest.mark.parametrize("every", [2, 100], ids=["checkpoint", "no checkpoint yet"])
+def test_interrupted_fit_keeps_what_there_is_and_can_go_on(folder, options, tmp_path, no_report, monkeypatch, every):
+    (tmp_path / "often.toml").write_text((folder / "short.toml").read_text() + f"\ncheckpoint_every = {every}")
+    arguments = [*options[:-1], tmp_path / "often.toml", "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("pyro_unmix.fit"), "simulated", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        outcome = works(*arguments)
+    assert outcome.err.count("warning: training was interrupted in stage 'calibrate'") == 1
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["interrupted"] and not config["calibrated"] and (tmp_path / "run" / "summary.nc").exists()
+    outcome = works(*arguments, "--resume")
+    assert "nothing to resume" not in outcome.out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["calibrated"]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert "nothing to resume" in works(*arguments, "--resume").out
 
 
 def test_divergence_has_its_own_exit_code(folder, options, tmp_path):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.distributions.transforms import StickBreakingTransform
 
 import pyro_unmix as pu
+from pyro_unmix.fit import first_not_finite
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.tiles import Tiles
 
@@ -139,6 +143,20 @@ def test_guides_by_name(fit_of, guide):
     assert all(torch.isfinite(value).all() for value in weights(result).values())
 
 
+def logistic_normal(k):
+    return dist.TransformedDistribution(dist.Normal(torch.zeros(k - 1), 1.0).to_event(1), StickBreakingTransform())
+
+
+@pytest.mark.parametrize("parts", [
+    dict(abundances=logistic_normal),
+    dict(endmembers=lambda k, n_bands: dist.Normal(torch.full((k, n_bands), 0.5), 0.2).to_event(2)),
+], ids=["abundances", "endmembers"])
+def test_priors_whose_divergence_has_no_closed_form(scene, model, parts):
+    """Sampled divergences take the place of analytic ones, without a word and without a NaN."""
+    result = quiet_fit(model.replace(**parts), scene)
+    assert len(result.history) == 20 and all(torch.isfinite(value).all() for value in weights(result).values())
+
+
 # Settings
 
 
@@ -178,6 +196,8 @@ def test_names_of_endmembers(fit_of, plain):
     assert plain.names == ["endmember 1", "endmember 2", "endmember 3"]
     with pytest.raises(pu.InputError, match="3 endmember names"):
         fit_of(names=["a", "b"], config=short)
+    with pytest.raises(pu.InputError, match="names that differ"):
+        fit_of(names=["a", "b", "a"], config=short)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, "zero"])
@@ -285,6 +305,36 @@ def test_divergence_by_a_learning_rate_out_of_all_bounds(fit_of):
     assert caught.value.step == 1 and caught.value.site in ("endmembers", "noise_scale", "abundances", "brightness")
 
 
+def test_what_is_not_finite_is_found(plain, scene):
+    guide, tiles = copy.deepcopy(plain.guide), pu.whole(scene)
+    with pyro.get_param_store().scope():
+        assert first_not_finite(plain.model, guide, tiles) is None
+        guide.noise.loc.grad = torch.full((L,), float("inf"))
+        assert first_not_finite(plain.model, guide, tiles) == "gradient of noise.loc"
+        with torch.no_grad():
+            guide.head.layer.bias[0] = float("nan")
+        assert first_not_finite(plain.model, guide, tiles) == "head.layer.bias"
+
+
+def test_divergence_of_a_gradient_names_its_parameter(scene, model):
+    class Bent(torch.autograd.Function):
+        @staticmethod
+        def forward(context, value):
+            return value.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * float("nan")
+
+    class Mixing(nn.Module):
+        def forward(self, abundances, endmembers):
+            return abundances @ Bent.apply(endmembers)
+
+    with pytest.raises(pu.FitDiverged) as caught:
+        quiet_fit(model.replace(mixing=Mixing()), scene)
+    assert (caught.value.site, caught.value.step) == ("gradient of endmembers.shift", 0)
+
+
 def test_divergence_while_calibrating_counts_its_own_steps(fit_of):
     head = Trap(lambda n: float("nan") if n >= 14 else None)
     with pytest.raises(pu.FitDiverged) as caught:
@@ -292,12 +342,13 @@ def test_divergence_while_calibrating_counts_its_own_steps(fit_of):
     assert (caught.value.site, caught.value.step) == ("abundances", 2)
 
 
-def test_bad_input_met_while_training_is_not_called_divergence(scene, model):
+@pytest.mark.parametrize("error", [pu.InputError("a scene of leaves", "stones"), ValueError("stones"), RuntimeError("stones")])
+def test_other_errors_are_not_called_divergence(scene, model, error):
     class Refusing(nn.Module):
         def forward(self, abundances, endmembers):
-            raise pu.InputError("a scene of leaves", "one of stones")
+            raise error
 
-    with pytest.raises(pu.InputError, match="stones"):
+    with pytest.raises(type(error), match="stones"):
         quiet_fit(model.replace(mixing=Refusing()), scene)
 
 
@@ -348,6 +399,16 @@ def test_resumed_fit_is_the_uninterrupted_one(fit_of, tmp_path, step):
     assert same(weights(whole), weights(resumed))
     assert whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
     assert list(tmp_path.iterdir()) == []  # checkpoints are removed at the end
+
+
+def test_interrupted_fit_can_go_on(fit_of, tmp_path):
+    checkpoint = tmp_path / "c.pt"
+    with pytest.warns(pu.UnmixWarning, match="interrupted"):
+        fit_of(config=OFTEN, guide=stopped_at(13, KeyboardInterrupt), checkpoint=checkpoint)
+    trapped = pu.UnmixingGuide("mlp", Trap(lambda n: None))
+    resumed = fit_of(config=OFTEN, guide=trapped, checkpoint=checkpoint, resume=True)
+    assert resumed.calibrated and not checkpoint.exists()
+    assert same(weights(resumed), weights(fit_of(config=OFTEN)))
 
 
 def test_checkpoints_do_not_change_the_fit(fit_of, plain, tmp_path):

@@ -86,10 +86,12 @@ def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.Da
         As `open_scene`, or a reference of another size than `like`.
     """
     coords = {dim: like[dim] for dim in ("y", "x", "wavelength")}
-    shape = tuple(coord.size for coord in coords.values())
-    blank = xr.DataArray(np.broadcast_to(np.float32(0), shape), coords=coords, dims=tuple(coords))
-    parts = _read_reference(_existing_all(path), shape[:2], variant)
-    return check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank)
+    rows, cols, bands = (coord.size for coord in coords.values())
+    blank = xr.DataArray(np.broadcast_to(np.float32(0), (rows, cols, bands)), coords=coords, dims=tuple(coords))
+    parts = _read_reference(_existing_all(path), (rows, cols), variant)
+    reference = check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank)
+    assert reference is not None  # the readers refuse a file that holds none
+    return reference
 
 
 def save_scene(scene: Scene, path: PathLike) -> None:

@@ -194,7 +194,7 @@ def _first(families: dict, variables: dict[str, Any], size: Size | None) -> dict
 
 def _names(variables: dict[str, Any], parts: dict) -> dict:
     """The names of the reference, without the number in front of them ("1-tree", "#1 Alunite")."""
-    lines = next((variables[key] for key in ("cood", "names", "labels") if isinstance(variables.get(key), list)), [])
+    lines: list = next((variables[key] for key in ("cood", "names", "labels") if isinstance(variables.get(key), list)), [])
     names = [re.sub(r"^\W*\d+[-.\s]+", "", line.strip()) for line in lines if isinstance(line, str)]
     k = parts["abundances"].shape[2] if "abundances" in parts else len(parts.get("endmembers", ()))
     return {"names": names} if names and len(names) == k else {}
@@ -214,8 +214,9 @@ def _number(a: Arrays, name: str) -> int:
     return int(a[name].item())
 
 
-def _cube(flat: np.ndarray, size: Size, order: Literal["C", "F"]) -> np.ndarray:
+def _cube(flat: np.ndarray, size: Size | None, order: Literal["C", "F"]) -> np.ndarray:
     """`(channels, N)` to `(rows, columns, channels)`; order F: the pixels follow each other down a column."""
+    assert size is not None  # abundances come with the image, or with its size
     rows, cols = size
     if flat.ndim != 2 or flat.shape[1] != rows * cols:
         raise InputError(f"{rows} x {cols} = {rows * cols} pixels, one a column", f"an array of shape {flat.shape}",
