@@ -25,7 +25,7 @@ from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import Start, initialize
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.numerics import flush_denormals, seeded
+from pyro_unmix.numerics import flush_denormals, one_thread, seeded
 from pyro_unmix.posterior import Posterior
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.scene import Scene
@@ -138,6 +138,7 @@ class Fit:
         return Posterior(self, scene)
 
 
+@one_thread()
 def fit(
     model: UnmixingModel,
     scene: Scene,

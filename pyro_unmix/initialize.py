@@ -17,7 +17,7 @@ from pyro_unmix.baselines.fcls import fcls, nnls
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
-from pyro_unmix.numerics import seeded
+from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
 from pyro_unmix.scene import Scene
 
@@ -62,6 +62,7 @@ class Start:
     log_norm: Tensor
 
 
+@one_thread()
 def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[UnmixingModel, Start]:
     """Fill the open parts of a model from a scene, and find where training begins.
 

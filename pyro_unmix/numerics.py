@@ -27,6 +27,21 @@ def flush_denormals() -> Iterator[None]:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Work in one thread. Also a decorator.
+
+    The products here are small: a second thread hardly helps, and where another program keeps a core busy it makes a step 30
+    times slower, because threads wait for each other after every product.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Random numbers from `seed`; the state outside is left as it was, that of GPUs in use too.
 

@@ -15,6 +15,7 @@ from scipy import stats
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.io.files import atomic_path
+from pyro_unmix.numerics import one_thread
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiling
 
@@ -44,6 +45,7 @@ class Posterior:
         The scene has other bands than the fit.
     """
 
+    @one_thread()
     def __init__(self, fit: Fit, scene: Scene):
         _check_bands(fit, scene)
         self._fit, self.scene = fit, scene

@@ -11,7 +11,7 @@ import torch
 from conftest import flushes_denormals
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.numerics import flush_denormals, seeded
+from pyro_unmix.numerics import flush_denormals, one_thread, seeded
 
 
 def draw():
@@ -95,3 +95,22 @@ def test_the_numbers_of_a_gpu_are_left_alone():
     with seeded(5):
         torch.rand(3, device="cuda")
     torch.testing.assert_close(torch.rand(3, device="cuda"), undisturbed, rtol=0, atol=0)
+
+
+def test_one_thread_is_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with one_thread():
+            assert torch.get_num_threads() == 1
+
+        @one_thread()
+        def threads():
+            return torch.get_num_threads()
+
+        assert threads() == 1 and torch.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), one_thread():
+            1 / 0  # noqa: B018
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

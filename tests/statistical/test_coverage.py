@@ -20,7 +20,7 @@ pytestmark = pytest.mark.statistical
 
 SD = 0.02  # of an endmember under its prior, in units of its root mean square
 BOUNDS = (0.85, 0.96)
-SCENES = [(0.2, 0), (0.2, 1), (0.2, 2), (0.0, 3)]  # spread of the brightness, seed
+SEEDS = (0, 1, 2)
 
 
 @cache
@@ -44,18 +44,17 @@ def holds(found: float) -> bool:
     return BOUNDS[0] <= found <= BOUNDS[1]
 
 
-@pytest.mark.parametrize("brightness, seed", SCENES)
-def test_intervals_of_the_default_fit_hold_the_truth(brightness, seed):
-    """Pixels share their endmembers, so a scene is one sample. Over ten scenes like these coverage was 0.914 to 0.948, with
-    standard deviations of 0.005 (brightness) and 0.009 (none): the nearer bound is three of them away, which fails for one
-    seed in 700."""
-    assert holds(coverage(brightness, seed))
+@pytest.mark.parametrize("brightness", [0.2, 0.0])
+def test_intervals_of_the_default_fit_hold_the_truth(brightness):
+    """Pixels share their endmembers, so a scene is one sample: the mean of three is tested. Over 15 seeds with brightness
+    coverage was 0.904 to 0.955 (mean 0.938, sd 0.014), over 14 without 0.778 to 0.939 (0.908, 0.045). The mean of three leaves
+    the bounds for about one choice of seeds in 300 with brightness, one in 100 without."""
+    assert holds(np.mean([coverage(brightness, seed) for seed in SEEDS]))
 
 
 def test_negative_control_the_elbo_alone_is_overconfident():
-    """The same guide without calibration fails the same check. Measured: 0.455 to 0.619, standard deviation 0.06, so the
+    """The same guides without calibration fail the same check. Measured: 0.455 to 0.619, standard deviation 0.06, so the
     mean of three reaches 0.7 once in 10,000 times."""
-    found = [coverage(brightness, seed, calibration_steps=0) for brightness, seed in SCENES[:3]]
-    assert not any(holds(value) for value in found)
-    assert np.mean(found) < 0.7
-    assert all(value < coverage(*scene) - 0.2 for value, scene in zip(found, SCENES, strict=False))
+    found = [coverage(0.2, seed, calibration_steps=0) for seed in SEEDS]
+    assert not holds(np.mean(found)) and np.mean(found) < 0.7
+    assert all(before < coverage(0.2, seed) - 0.2 for before, seed in zip(found, SEEDS, strict=True))
