@@ -187,6 +187,8 @@ def fit(
     device = config.torch_device()
     if names is not None and len(names) != model.n_endmembers:
         raise InputError(f"{model.n_endmembers} endmember names", f"{len(names)}")
+    if names is not None and len(set(names)) < len(names):
+        raise InputError("endmember names that differ", ", ".join(names))
     with seeded(seed), flush_denormals(), pyro.get_param_store().scope(), \
             StageProgress(progress) as bar:
         began = time.perf_counter()
@@ -279,10 +281,14 @@ class _Trainer:
             loss = loss_of(tiles, self.step)
             loss.backward()
         except ValueError as error:  # Pyro refuses a parameter that is not finite before any loss is made
-            raise FitDiverged(first_not_finite(self.model, self.guide, tiles) or str(error).split("\n")[0], self.step) from error
+            site = first_not_finite(self.model, self.guide, tiles)
+            if site is None:
+                raise
+            raise FitDiverged(site, self.step) from error
+        norms = [parameter.grad.norm() for parameter in self.guide.parameters() if parameter.grad is not None]
+        if not torch.isfinite(torch.stack([loss.detach(), *norms])).all():
+            raise FitDiverged(first_not_finite(self.model, self.guide, tiles) or "loss", self.step)
         norm = nn.utils.clip_grad_norm_(self.guide.parameters(), self.config.clip_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise FitDiverged(first_not_finite(self.model, self.guide, tiles) or "gradient", self.step)
         self.optimizer.step()
         return loss.item(), norm.item()
 
