@@ -24,5 +24,5 @@ def to_arviz(draws: xr.Dataset, observed: xr.DataArray):
     groups = {"posterior": draws.expand_dims("chain").assign_coords(chain=[0]),
               "observed_data": observed.to_dataset(name="reflectance")}
     if int(arviz.__version__.split(".")[0]) < 1:  # 1.x still answers to the name InferenceData, with a warning and another class
-        return arviz.InferenceData(**groups)
+        return arviz.InferenceData(**groups)  # type: ignore[arg-type]
     return xr.DataTree.from_dict(groups)

@@ -67,11 +67,13 @@ def main() -> None:
 def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> None:
     """Unmix the bundled scene, compare with its truth, and write everything: about a minute."""
     scene = simulate.example_scene()
+    truth = scene.reference
+    assert truth is not None  # the scene is simulated
     make_folder(out_folder)
-    result = fit_scene(UnmixingModel(scene.reference.sizes["endmember"]), scene, seed=seed,
+    result = fit_scene(UnmixingModel(truth.sizes["endmember"]), scene, seed=seed,
                        checkpoint=out_folder / "checkpoint.pt")
     posterior = result.posterior(scene)
-    evaluation = evaluate_summary(posterior.summary(), scene.reference)
+    evaluation = evaluate_summary(posterior.summary(), truth)
     save_run(out_folder, result, posterior, evaluation=evaluation)
     save_scene(scene, out_folder / "scene.npz")
     out.print(str(evaluation))
@@ -93,7 +95,8 @@ def info(scene: SceneArgument) -> None:
                   + ("" if (known[1:] > known[:-1]).all() else ", not in increasing order"))
     table.add_row("values", f"{pixels.min():.4g} to {pixels.max():.4g}, mean {pixels.mean():.4g}")
     if opened.reference is not None:
-        table.add_row("reference", f"{', '.join(opened.reference)} of {', '.join(map(str, opened.reference.endmember.values))}")
+        names = ", ".join(map(str, opened.reference.endmember.values))
+        table.add_row("reference", f"{', '.join(map(str, opened.reference))} of {names}")
     out.print(table)
 
 
@@ -171,8 +174,10 @@ def evaluate(
         raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}' without {', '.join(sorted(missing))}")
     if Path(reference).exists() or reference not in datasets.dataset_names():
         truth = open_reference(reference, estimated, variant=variant)
+    elif (known := datasets.load_dataset(reference, variant=variant).reference) is not None:
+        truth = known
     else:
-        truth = datasets.load_dataset(reference, variant=variant).reference
+        raise InputError("a scene with a reference", f"'{reference}', which has none")
     evaluation = evaluate_summary(estimated, truth)
     if as_json:
         print(json.dumps(evaluation.to_dict(), indent=2))

@@ -7,6 +7,7 @@ in the state of the module, not here. Anything else (a user's callable) is noted
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -26,7 +27,7 @@ def describe(part: nn.Module | None) -> dict | None:
     return {"class": type(part).__name__, **settings}
 
 
-def restore(description: dict | None) -> nn.Module | None:
+def restore(description: dict | None) -> Any:
     """Make a part from its description.
 
     Raises

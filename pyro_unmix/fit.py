@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
 from pyro_unmix.guide import UnmixingGuide
@@ -271,7 +273,7 @@ class _Trainer:
             self.step += 1
             self.bar.advance(f"loss {loss:.3f}")
             if self.checkpoint and self.step % self.config.checkpoint_every == 0:
-                self.save(seed)
+                self.save(self.checkpoint, seed)
         self.bar.finish()
 
     def _train_step(self, loss_of: Callable[[Tiles, int], Tensor]) -> tuple[float, float]:
@@ -307,12 +309,12 @@ class _Trainer:
         tiles, abundances, brightness = simulated(self.model, self.guide, tiles)
         return -self.guide.log_prob(tiles, abundances, brightness).mean()
 
-    def save(self, seed: int) -> None:
+    def save(self, checkpoint: Path, seed: int) -> None:
         """Keep the state of training; safe against being killed at any moment."""
         state = {"guide": self.guide.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
                  "step": self.step, "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
                  "belongs_to": self._belongs_to(seed)}
-        with atomic_path(self.checkpoint) as path:
+        with atomic_path(checkpoint) as path:
             torch.save(state, path)
 
     def restore(self, seed: int) -> None:
@@ -375,7 +377,8 @@ def first_not_finite(model: nn.Module, guide: nn.Module, tiles: Tiles) -> str | 
             return None
         for name, site in [*guide_trace.nodes.items(), *model_trace.nodes.items()]:
             if site["type"] == "sample" and name != "pixel":
-                if not torch.isfinite(site["value"]).all() or not torch.isfinite(site["fn"].log_prob(site["value"])).all():
+                value, distribution = cast(Tensor, site["value"]), cast(Distribution, site["fn"])
+                if not torch.isfinite(value).all() or not torch.isfinite(distribution.log_prob(value)).all():
                     return name
     for name, parameter in guide.named_parameters():
         if parameter.grad is not None and not torch.isfinite(parameter.grad).all():

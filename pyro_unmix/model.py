@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyro
@@ -48,6 +49,11 @@ class UnmixingModel(PyroModule):
     InputError
         A part that cannot be what it is meant to be; priors are checked by drawing from them.
     """
+
+    # Open until a scene fills them: None, or "auto".
+    endmembers: Any
+    brightness: Any
+    evidence: Any
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Posterior:
         rows, cols, _ = scene.shape
         k = fit.model.n_endmembers
         self._concentration = np.full((rows, cols, k), np.nan)
-        self._log_brightness = np.full((rows, cols, 2), np.nan) if fit.guide.brightness is not None else None
+        log_brightness = np.full((rows, cols, 2), np.nan)
         tiling = Tiling(scene, _TILE, fit.guide.halo)
         with torch.no_grad():
             for number in range(len(tiling)):
@@ -61,7 +61,8 @@ class Posterior:
                 abundances, brightness = fit.guide.pixels(tiles)
                 self._concentration[where] = abundances.concentration.double().numpy()
                 if brightness is not None:
-                    self._log_brightness[where] = torch.stack([brightness.loc, brightness.scale], dim=-1).double().numpy()
+                    log_brightness[where] = torch.stack([brightness.loc, brightness.scale], dim=-1).double().numpy()
+            self._log_brightness = log_brightness if fit.guide.brightness is not None else None
             endmembers = fit.guide.endmembers()
             self._endmember_loc = endmembers.mean.double().numpy()
             self._endmember_scale_tril = endmembers.scale_tril.double().numpy()

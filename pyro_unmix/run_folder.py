@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.components import describe, restore
 from pyro_unmix.errors import InputError
@@ -139,7 +139,7 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel | None) -> UnmixingModel:
     """The filled model: custom parts copied from the one `given`, all others made anew, then the arrays of all of them."""
 
-    def part(name: str) -> nn.Module | None:
+    def part(name: str) -> Any:
         description = config["model"][name]
         if given is not None and "custom" in (description or {}):
             return copy.deepcopy(getattr(given, name))
