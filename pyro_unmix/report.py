@@ -29,7 +29,7 @@ from pyro_unmix.metrics import Evaluation, spectral_angle
 FILES = {
     "summary.nc": "abundances, endmembers and their uncertainty (NetCDF; open with xarray)",
     "config.json": "every setting of the run, and what it took",
-    "weights.pt": "the trained guide, for `pyro-unmix predict`",
+    "weights.pt": "the trained guide, for <code>pyro-unmix predict</code>",
     "history.csv": "the training loss, step by step",
     "draws.nc": "draws from the posterior (open with ArviZ)",
     "report.html": "this page",

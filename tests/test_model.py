@@ -219,8 +219,11 @@ def test_trains_with_analytic_divergences(scene, known):
     assert falls(train(*bound(scene, known), scene, TraceMeanField_ELBO(), steps=100, rate=5e-3))
 
 
-@pytest.mark.parametrize("prior", [priors.Dirichlet(0.3), lambda k: dist.Dirichlet(torch.full((k,), 2.0)),
-                                   dist.Dirichlet(torch.full((K,), 2.0))], ids=["sparse", "callable", "distribution"])
-@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("prior, elbo", [
+    (priors.Dirichlet(0.3), Trace_ELBO),
+    (priors.Dirichlet(0.3), TraceMeanField_ELBO),
+    (lambda k: dist.Dirichlet(torch.full((k,), 2.0)), Trace_ELBO),
+    (dist.Dirichlet(torch.full((K,), 2.0)), TraceMeanField_ELBO),
+], ids=["sparse", "sparse, analytic", "callable", "distribution, analytic"])
 def test_trains_with_another_prior(scene, known, prior, elbo):
     assert falls(train(*bound(scene, known, abundances=prior), scene, elbo(), steps=80, rate=1e-2))
