@@ -9,7 +9,7 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import cast
 
@@ -33,6 +33,8 @@ from pyro_unmix.progress import StageProgress
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling
 from pyro_unmix.transfer import simulated
+
+_HISTORY = ["step", "stage", "elbo_loss", "guide_loss", "gradient_norm", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -72,22 +74,22 @@ class FitConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "device":
+        for setting in fields(self):
+            value, name = getattr(self, setting.name), setting.name
+            if name == "device":
                 if value not in ("auto", "cpu", "cuda"):
                     raise InputError("device auto, cpu or cuda", f"'{value}'")
             elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-                raise InputError(f"a number for {field.name}", f"{value!r}")
-            elif field.type == "int" and not isinstance(value, int):
-                raise InputError(f"a whole number for {field.name}", f"{value!r}")
-            elif value < 0 or (value == 0 and not field.name.endswith("_steps") and field.name != "tolerance"):
-                raise InputError(f"a positive {field.name}", f"{value!r}")
+                raise InputError(f"a number for {name}", f"{value!r}")
+            elif setting.type == "int" and not isinstance(value, int):
+                raise InputError(f"a whole number for {name}", f"{value!r}")
+            elif value < 0 or (value == 0 and not name.endswith("_steps") and name != "tolerance"):
+                raise InputError(f"a positive {name}", f"{value!r}")
 
     @classmethod
     def from_dict(cls, values: dict) -> FitConfig:
         """Build from a mapping (a TOML file), refusing names that do not exist."""
-        known = [field.name for field in fields(cls)]
+        known = [setting.name for setting in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise InputError(f"settings among {', '.join(known)}", ", ".join(unknown))
         return cls(**values)
@@ -100,14 +102,14 @@ class FitConfig:
 
 @dataclass
 class Fit:
-    """A trained model and guide, and how they came about.
+    """A trained model and guide, and how they came about. `Fit(model, guide)` does for a pair trained by hand.
 
     Attributes
     ----------
     model, guide
         With every part filled in.
     names
-        Of the endmembers.
+        Of the endmembers. None: "endmember 1", ...
     wavelengths
         `(n_bands,)` nm, or None.
     history
@@ -115,25 +117,26 @@ class Fit:
         "calibrate"), gradient_norm, seconds.
     seconds
         Per stage.
+    calibrated
+        Whether training on simulated pairs ran to its end; without it intervals are too narrow.
     interrupted
         True where training was stopped by Ctrl-C.
     """
 
     model: UnmixingModel
     guide: UnmixingGuide
-    names: list[str]
-    wavelengths: np.ndarray | None
-    config: FitConfig
-    seed: int
-    scene_name: str
-    history: pd.DataFrame
-    seconds: dict[str, float]
+    names: list[str] | None = None
+    wavelengths: np.ndarray | None = None
+    config: FitConfig = field(default_factory=FitConfig)
+    seed: int = 0
+    scene_name: str = ""
+    history: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_HISTORY))
+    seconds: dict[str, float] = field(default_factory=dict)
+    calibrated: bool = False
     interrupted: bool = False
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether training on simulated pairs ran to its end; without it intervals are too narrow."""
-        return not self.interrupted and self.config.calibration_steps > 0
+    def __post_init__(self):
+        self.names = _endmember_names(self.names, self.model.n_endmembers)
 
     def posterior(self, scene: Scene) -> Posterior:
         """The posterior of a scene: the one fitted, or another of the same sensor, in one forward pass."""
@@ -187,10 +190,7 @@ def fit(
     config = config or FitConfig()
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     device = config.torch_device()
-    if names is not None and len(names) != model.n_endmembers:
-        raise InputError(f"{model.n_endmembers} endmember names", f"{len(names)}")
-    if names is not None and len(set(names)) < len(names):
-        raise InputError("endmember names that differ", ", ".join(names))
+    names = _endmember_names(names, model.n_endmembers)
     with seeded(seed), flush_denormals(), pyro.get_param_store().scope(), \
             StageProgress(progress) as bar:
         began = time.perf_counter()
@@ -208,15 +208,26 @@ def fit(
     return Fit(
         model=trainer.model.cpu(),
         guide=trainer.guide.cpu(),
-        names=names or [f"endmember {k + 1}" for k in range(model.n_endmembers)],
+        names=names,
         wavelengths=scene.wavelengths,
         config=config,
         seed=seed,
         scene_name=scene.name,
-        history=pd.DataFrame(trainer.history, columns=["step", "stage", "elbo_loss", "guide_loss", "gradient_norm", "seconds"]),
+        history=pd.DataFrame(trainer.history, columns=_HISTORY),
         seconds=trainer.seconds,
+        calibrated=config.calibration_steps > 0 and not trainer.interrupted,
         interrupted=trainer.interrupted,
     )
+
+
+def _endmember_names(names: list[str] | None, k: int) -> list[str]:
+    if names is None:
+        return [f"endmember {number + 1}" for number in range(k)]
+    if len(names) != k:
+        raise InputError(f"{k} endmember names", f"{len(names)}")
+    if len(set(names)) < k:
+        raise InputError("endmember names that differ", ", ".join(names))
+    return list(names)
 
 
 class _Trainer:

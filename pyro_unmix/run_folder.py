@@ -122,6 +122,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             scene_name=config["scene"],
             history=history,
             seconds=config["seconds"],
+            calibrated=config["calibrated"],
             interrupted=config["interrupted"],
         )
     except (KeyError, TypeError, RuntimeError) as error:  # a name that is missing, a value or a shape that does not fit
