@@ -197,7 +197,7 @@ def test_encoder_of_the_users_own_is_asked_for(scene, known, tmp_path):
 
 
 def test_interruption_is_remembered(fit, tmp_path):
-    fit = pu.Fit(**{**vars(fit), "interrupted": True})
+    fit = pu.Fit(**{**vars(fit), "interrupted": True, "calibrated": False})
     loaded = pu.load_fit(save_fit(tmp_path, fit))
     assert loaded.interrupted and not loaded.calibrated
 
