@@ -147,6 +147,14 @@ def logistic_normal(k):
     return dist.TransformedDistribution(dist.Normal(torch.zeros(k - 1), 1.0).to_event(1), StickBreakingTransform())
 
 
+@pytest.mark.parametrize("prior", [pu.priors.Dirichlet(0.3), dist.Dirichlet(torch.full((K,), 2.0)),
+                                   lambda k: dist.Dirichlet(torch.full((k,), 2.0))], ids=["sparse", "distribution", "callable"])
+def test_other_abundance_priors(scene, model, plain, prior):
+    result = quiet_fit(model.replace(abundances=prior), scene)
+    assert all(torch.isfinite(value).all() for value in weights(result).values())
+    assert not torch.equal(result.guide.head.layer.weight, plain.guide.head.layer.weight)  # the prior is heard
+
+
 @pytest.mark.parametrize("parts", [
     dict(abundances=logistic_normal),
     dict(endmembers=lambda k, n_bands: dist.Normal(torch.full((k, n_bands), 0.5), 0.2).to_event(2)),
