@@ -216,6 +216,7 @@ class UnmixingGuide(PyroModule):
         guide.input = SpectrumInput(n_bands, n_components)
         guide.encoder.build(n_components + 1)
         guide.head.build(guide.encoder.n_features, n_endmembers)
+        guide.brightness = None
         if brightness:
             guide.brightness = BrightnessHead()
             guide.brightness.build(guide.encoder.n_features)

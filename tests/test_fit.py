@@ -17,9 +17,9 @@ from torch import nn
 from torch.distributions.transforms import StickBreakingTransform
 
 import pyro_unmix as pu
-from pyro_unmix.fit import first_not_finite
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.tiles import Tiles
+from pyro_unmix.training import first_not_finite
 
 K, L = 3, 12
 CONFIG = pu.FitConfig(svi_steps=12, calibration_steps=8, kl_warmup_steps=4, window=50, tile_size=8, device="cpu")

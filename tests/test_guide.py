@@ -55,6 +55,14 @@ def test_binding_leaves_the_plan_as_it_is(filled):
     assert not other.endmembers.shift.any()
 
 
+def test_a_trained_guide_can_be_the_plan_of_another_fit(filled):
+    """Nothing of the first scene is left in the copy, its brightness least of all."""
+    trained = pu.UnmixingGuide("mlp").bind(filled[1])
+    again = trained.bind(replace(filled[1], brightness=None))
+    assert trained.brightness is not None and again.brightness is None
+    assert not torch.equal(trained.encoder.layers[0].weight, again.encoder.layers[0].weight)
+
+
 def test_two_guides_of_one_start_share_no_memory(filled):
     """Loading weights into one, which writes in place, leaves the other and the start alone."""
     start = copy.deepcopy(filled[1])

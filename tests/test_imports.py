@@ -26,7 +26,7 @@ model
 initialize
 guide
 transfer
-posterior
+training posterior
 fit
 components plot arviz
 report
@@ -51,7 +51,7 @@ NEVER: list[tuple[set[str], set[str], set[str]]] = [
     (all_but("cli"), {"typer"}, set()),
     (all_but("plot", "report"), {"matplotlib"}, set()),
     (CALCULATING_ROOMS, {f"pyro_unmix.{room}" for room in ("io", "plot", "report", "arviz", "cli")}, set()),
-    ({"posterior", "fit"}, {"pyro_unmix.io"}, {"pyro_unmix.io.files"}),
+    ({"posterior", "training", "fit"}, {"pyro_unmix.io"}, {"pyro_unmix.io.files"}),
 ]
 
 

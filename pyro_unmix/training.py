@@ -1,0 +1,199 @@
+"""The loop of training: stages, steps, checkpoints, and what to say when a number is no number."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_unmix.errors import FitDiverged, InputError
+from pyro_unmix.guide import UnmixingGuide
+from pyro_unmix.initialize import Start
+from pyro_unmix.io.files import atomic_path
+from pyro_unmix.model import UnmixingModel
+from pyro_unmix.progress import StageProgress
+from pyro_unmix.scene import Scene
+from pyro_unmix.tiles import Tiles, Tiling
+from pyro_unmix.transfer import simulated
+
+if TYPE_CHECKING:
+    from pyro_unmix.fit import FitConfig
+
+
+class Trainer:
+    """Two stages over the same guide, one optimiser each, one step of any of them resumable."""
+
+    def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
+                 device: torch.device, bar: StageProgress, checkpoint: Path | None):
+        self.config, self.bar, self.checkpoint = config, bar, checkpoint
+        self.model = model.to(device)
+        self.guide = guide.bind(start).to(device)
+        self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
+        self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device)
+        self.n_pixels = scene.n_pixels
+        self.stages: dict[str, tuple[int, Callable[[Tiles, int], Tensor]]] = {
+            "svi": (config.svi_steps, self._svi_loss),
+            "calibrate": (config.calibration_steps, self._calibration_loss),
+        }
+        self.stage, self.step = "svi", 0
+        self.history: list[dict] = []
+        self.seconds: dict[str, float] = {}
+        self.interrupted = False
+        self.optimizer = self._new_optimizer()
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.guide.parameters(), lr=self.config.learning_rate)
+
+    def run(self, seed: int) -> None:
+        names = list(self.stages)
+        for name in names[names.index(self.stage):]:
+            if name != self.stage:
+                self.stage, self.step, self.optimizer = name, 0, self._new_optimizer()
+            try:
+                self._run_stage(seed)
+            except KeyboardInterrupt:
+                self.interrupted = True
+                return
+        if self.checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
+
+    def _run_stage(self, seed: int) -> None:
+        steps, loss_of = self.stages[self.stage]
+        self.bar.stage(self.stage, steps, self.step)
+        before = self.seconds.get(self.stage, 0.0)
+        began = time.perf_counter()
+        while self.step < steps and not self._converged():
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * (0.05 + 0.475 * (1 + math.cos(math.pi * self.step / steps)))
+            loss, norm = self._train_step(loss_of)
+            self.seconds[self.stage] = before + time.perf_counter() - began
+            svi = self.stage == "svi"
+            self.history.append({"step": len(self.history), "stage": self.stage, "elbo_loss": loss if svi else math.nan,
+                                 "guide_loss": math.nan if svi else loss, "gradient_norm": norm,
+                                 "seconds": sum(self.seconds.values())})
+            self.step += 1
+            self.bar.advance(f"loss {loss:.3f}")
+            if self.checkpoint and self.step % self.config.checkpoint_every == 0:
+                self.save(self.checkpoint, seed)
+        self.bar.finish()
+
+    def _train_step(self, loss_of: Callable[[Tiles, int], Tensor]) -> tuple[float, float]:
+        tiles = self.tiling.batch(torch.randperm(len(self.tiling))[: self.config.tiles_per_step].tolist())
+        self.optimizer.zero_grad()
+        try:
+            loss = loss_of(tiles, self.step)
+            loss.backward()
+        except ValueError as error:  # Pyro refuses a parameter that is not finite before any loss is made
+            site = first_not_finite(self.model, self.guide, tiles)
+            if site is None:
+                raise
+            raise FitDiverged(site, self.step) from error
+        norms = [parameter.grad.norm() for parameter in self.guide.parameters() if parameter.grad is not None]
+        if not torch.isfinite(torch.stack([loss.detach(), *norms])).all():
+            raise FitDiverged(first_not_finite(self.model, self.guide, tiles) or "loss", self.step)
+        norm = nn.utils.clip_grad_norm_(self.guide.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return loss.item(), norm.item()
+
+    def _converged(self) -> bool:
+        window = self.config.window
+        if self.stage != "svi" or self.step < self.config.kl_warmup_steps + 2 * window or self.step % window:
+            return False
+        losses = [row["elbo_loss"] for row in self.history[-2 * window :]]
+        return np.mean(losses[:window]) - np.mean(losses[window:]) < self.config.tolerance
+
+    def _svi_loss(self, tiles: Tiles, step: int) -> Tensor:
+        weight = min(1.0, (step + 1) / max(1, self.config.kl_warmup_steps))
+        return self.elbo(tiles.weighted(weight)) / self.n_pixels
+
+    def _calibration_loss(self, tiles: Tiles, step: int) -> Tensor:
+        tiles, abundances, brightness = simulated(self.model, self.guide, tiles)
+        return -self.guide.log_prob(tiles, abundances, brightness).mean()
+
+    def save(self, checkpoint: Path, seed: int) -> None:
+        """Keep the state of training; safe against being killed at any moment."""
+        state = {"guide": self.guide.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
+                 "step": self.step, "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
+                 "belongs_to": self._belongs_to(seed)}
+        with atomic_path(checkpoint) as path:
+            torch.save(state, path)
+
+    def restore(self, seed: int) -> None:
+        """Go on from the checkpoint, if there is one.
+
+        Raises
+        ------
+        InputError
+            It belongs to another fit, or cannot be read.
+        """
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        try:
+            state = torch.load(self.checkpoint, weights_only=True)
+            belongs_to = state["belongs_to"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
+                             "remove it, or start again without resume") from error
+        if belongs_to != self._belongs_to(seed):
+            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}' of other settings",
+                             "use the same scene, K, guide, seed and configuration, or start again without resume")
+        self.guide.load_state_dict(state["guide"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stage, self.step, self.history = state["stage"], state["step"], state["history"]
+        self.seconds = state["seconds"]
+        torch.set_rng_state(state["random"])
+
+    def _belongs_to(self, seed: int) -> str:
+        """Digest of everything that decides how training goes on."""
+        digest = hashlib.sha256(f"{seed} {self.config} {self.model} {self.guide}".encode())
+        for tensor in (self.tiling.image, *self.model.state_dict().values()):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def choose_elbo(model: UnmixingModel, guide: UnmixingGuide) -> Trace_ELBO:
+    """`TraceMeanField_ELBO` where every divergence from a prior is known in closed form, else `Trace_ELBO`."""
+    n_bands = guide.endmembers.mean.shape[1]
+    k = model.n_endmembers
+    device = guide.endmembers.mean.device
+    features, estimate = torch.zeros(1, guide.encoder.n_features, device=device), torch.full((1, k), 1 / k, device=device)
+    try:
+        torch.distributions.kl_divergence(guide.endmembers().to_event(1), model.endmembers(k, n_bands))
+        torch.distributions.kl_divergence(guide.head(features, estimate), model.abundances(k))
+    except NotImplementedError:
+        return Trace_ELBO()
+    return TraceMeanField_ELBO()
+
+
+def first_not_finite(model: nn.Module, guide: nn.Module, tiles: Tiles) -> str | None:
+    """Name of the first parameter or Pyro site that holds a value or a gradient that is not finite."""
+    for name, parameter in guide.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return name
+    with pyro.validation_enabled(False), torch.no_grad():
+        try:
+            guide_trace = poutine.trace(guide).get_trace(tiles)
+            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(tiles)
+        except (ValueError, RuntimeError):
+            return None
+        for name, site in [*guide_trace.nodes.items(), *model_trace.nodes.items()]:
+            if site["type"] == "sample" and name != "pixel":
+                value, distribution = cast(Tensor, site["value"]), cast(Distribution, site["fn"])
+                if not torch.isfinite(value).all() or not torch.isfinite(distribution.log_prob(value)).all():
+                    return name
+    for name, parameter in guide.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"gradient of {name}"
+    return None
