@@ -80,7 +80,7 @@ def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior, *, draws
     posterior.save(folder / "summary.nc")
     if draws:
         with atomic_path(folder / "draws.nc") as path:
-            posterior.to_arviz(draws, seed=fit.seed).to_netcdf(path)
+            posterior.to_arviz(draws, seed=fit.seed).to_netcdf(path, engine="h5netcdf")
     write_report(folder)
     return folder
 

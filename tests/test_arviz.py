@@ -63,7 +63,7 @@ def test_arviz_works_on_it(posterior):
 
 def test_file_round_trip(data, tmp_path):
     path = tmp_path / "draws.nc"
-    data.to_netcdf(path)
+    data.to_netcdf(path, engine="h5netcdf")
     for group in ("posterior", "observed_data"):
         with xr.open_dataset(path, group=group, engine="h5netcdf") as read:
             for name, held in data[group].data_vars.items():

@@ -55,11 +55,11 @@ def draws(posterior):
 
 def agree(summary, draws, name, variable):
     """Mean within five standard errors; sd within 5 % (0.5 % to 1 % for a normal, up to 2 % for heavy tails)."""
-    sd = summary[f"{name}_sd"] if f"{name}_sd" in summary else draws[variable].std("draw")
-    found = draws[variable].mean("draw")
+    sd = summary[f"{name}_sd"] if f"{name}_sd" in summary else draws[variable].std("draw", skipna=False)
+    found = draws[variable].mean("draw", skipna=False)
     assert (abs(found - summary[f"{name}_mean"]) <= 5 * sd / N**0.5 + 1e-6).where(found.notnull(), True).all()
     if f"{name}_sd" in summary:
-        ratio = draws[variable].std("draw") / sd
+        ratio = draws[variable].std("draw", skipna=False) / sd
         assert abs(ratio - 1).max() < 0.05
 
 
