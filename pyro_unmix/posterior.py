@@ -150,10 +150,19 @@ class Posterior:
         kept = {key: self.scene.reflectance.coords[key] for key in self.scene.reflectance.coords}
         return kept | {"endmember": self._fit.names}
 
+    def _configuration(self) -> dict:
+        """What was fitted, by the names of its parts, and how; `config.json` has their settings too."""
+        model, guide = self._fit.model, self._fit.guide
+        parts = {"encoder": guide.encoder, "head": guide.head, "abundances": model.abundances, "endmembers": model.endmembers,
+                 "mixing": model.mixing, "brightness": model.brightness, "noise": model.noise}
+        return {"n_endmembers": model.n_endmembers,
+                **{name: None if part is None else type(part).__name__ for name, part in parts.items()},
+                "fit": asdict(self._fit.config)}
+
     def _attributes(self) -> dict:
         fit = self._fit
         return {"program": "pyro_unmix", "version": version("pyro_unmix"), "seed": fit.seed, "scene": self.scene.name,
-                "configuration": json.dumps(asdict(fit.config)), "seconds": round(sum(fit.seconds.values()), 3)}
+                "configuration": json.dumps(self._configuration()), "seconds": round(sum(fit.seconds.values()), 3)}
 
 
 def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike) -> None:

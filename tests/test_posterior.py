@@ -134,7 +134,9 @@ def test_summary_is_that_of_the_contract(summary, scene, fitted):
     assert summary.attrs["version"] == version("pyro_unmix") and summary.attrs["program"] == "pyro_unmix"
     assert summary.attrs["seed"] == 4 and summary.attrs["scene"] == "leaves"
     assert summary.attrs["seconds"] == pytest.approx(sum(fitted.seconds.values()), abs=1e-3)
-    assert pu.FitConfig.from_dict(json.loads(summary.attrs["configuration"])) == CONFIG
+    configuration = json.loads(summary.attrs["configuration"])
+    assert pu.FitConfig.from_dict(configuration["fit"]) == CONFIG
+    assert configuration["n_endmembers"] == K and configuration["abundances"] == "Dirichlet"
 
 
 def test_file_is_the_summary(posterior, summary, tmp_path):
