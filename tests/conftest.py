@@ -89,3 +89,12 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("PYRO_UNMIX_DATA is not set")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def holed_scene():
+    """20 x 14 pixels, 12 bands, three endmembers, with a hole: tiles of 8 come out uneven."""
+    made = simulate_scene(3, (20, 14), n_bands=12, brightness=0.2, seed=3)
+    mask = np.ones((20, 14), bool)
+    mask[3:9, 5:8] = False
+    return Scene(made.reflectance, mask=mask, endmembers=made.reference.endmembers.values)

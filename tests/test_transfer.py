@@ -14,11 +14,8 @@ K, L = 3, 12
 
 
 @pytest.fixture(scope="module")
-def scene():
-    made = pu.simulate_scene(K, (20, 14), n_bands=L, brightness=0.2, seed=3)
-    mask = np.ones((20, 14), bool)
-    mask[3:9, 5:8] = False
-    return pu.Scene(made.reflectance, mask=mask, endmembers=made.reference.endmembers.values)
+def scene(holed_scene):
+    return holed_scene
 
 
 def bound(scene, encoder="cnn", **parts):
