@@ -28,6 +28,7 @@ from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
+from pyro_unmix.subspace import count_endmembers, hfc, hysime
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +95,12 @@ def info(scene: SceneArgument) -> None:
     table.add_row("wavelengths", "unknown" if known is None else f"{known.min():.1f} to {known.max():.1f} nm"
                   + ("" if (known[1:] > known[:-1]).all() else ", not in increasing order"))
     table.add_row("values", f"{pixels.min():.4g} to {pixels.max():.4g}, mean {pixels.mean():.4g}")
+    try:
+        table.add_row("endmembers", f"about {count_endmembers(pixels)}, an estimate to start from")
+        table.add_row("above the noise", f"{hysime(pixels).n_endmembers} directions by HySime, {hfc(pixels)} by HFC; "
+                      "materials that vary add to them")
+    except InputError as error:
+        table.add_row("endmembers", f"no estimate: {error}")
     if opened.reference is not None:
         names = ", ".join(map(str, opened.reference.endmember.values))
         table.add_row("reference", f"{', '.join(map(str, opened.reference))} of {names}")
@@ -203,6 +210,28 @@ def simulate_command(
                               concentration=concentration, correlation_length=correlation_length)
     save_scene(scene, out_file)
     out.print(f"wrote {out_file}: {scene}")
+
+
+@app.command()
+def benchmark(
+    out_folder: OutFolder,
+    scenes: Annotated[str | None, typer.Option(help="Names separated by commas, or real, simulated, fresh.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Names separated by commas.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once; seconds are comparable only with 1.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds after which one run counts as failed.")] = 1800.0,
+    fresh: Annotated[int | None, typer.Option(metavar="SEED", help="Add simulated scenes of this seed.")] = None,
+) -> None:
+    """Compare methods on scenes with a reference: results.csv, table.md, benchmark.png. Run again, it goes on."""
+    from pyro_unmix.benchmark import run_benchmark
+
+    def listed(names: str | None) -> list[str] | None:
+        return None if names is None else [name.strip() for name in names.split(",")]
+
+    results = run_benchmark(out_folder, scenes=listed(scenes), methods=listed(methods), seeds=seeds, jobs=jobs,
+                            timeout=timeout, fresh=fresh)
+    out.print(f"{len(results)} runs, {int(results.error.notna().sum())} of them failed\n"
+              f"wrote {out_folder}: read {out_folder / 'table.md'}")
 
 
 @app.command()

@@ -17,6 +17,7 @@ _MOST_TRIES = 2000
 # Below this a gamma quantile underflows to 0 in every endmember of a pixel at once.
 _LEAST_CONCENTRATION = 0.05
 _TRUNCATE = 4.0
+_MOST_FIELDS = 1000
 
 
 def absorption_spectra(n: int, wavelengths: np.ndarray, seed: int | np.random.Generator = 0) -> np.ndarray:
@@ -61,17 +62,21 @@ def dirichlet_field(
     concentration: np.ndarray,
     correlation_length: float = 4.0,
     seed: int | np.random.Generator = 0,
+    max_abundance: float = 1.0,
 ) -> np.ndarray:
     """Abundance maps `(rows, cols, k)`, smooth in space, each pixel exactly Dirichlet(`concentration`).
 
     One Gaussian field for each endmember is sent through its distribution function to a gamma variable, and gammas
     divided by their sum are Dirichlet. A small `concentration` (k,) gives nearly pure pixels, a large one none.
-    `correlation_length` in pixels, of the Gaussian fields.
+    `correlation_length` in pixels, of the Gaussian fields. With `max_abundance` below 1 a pixel is Dirichlet given that no
+    endmember exceeds it: where one does, the pixel is taken from the next of a series of independent maps, so that
+    patches of several maps lie side by side.
 
     Raises
     ------
     InputError
-        No pixel, fewer than two endmembers, a concentration below 0.05, or a negative length.
+        No pixel, fewer than two endmembers, a concentration below 0.05, a negative length, or a largest abundance that
+        hardly any pixel keeps to.
     """
     _check_count("rows", rows, 1)
     _check_count("cols", cols, 1)
@@ -81,10 +86,20 @@ def dirichlet_field(
         raise InputError(f"a concentration of at least {_LEAST_CONCENTRATION} for each of two or more endmembers",
                          f"{concentration}")
     _check_number("correlation_length", correlation_length, 0.0)
+    if not 1.0 / len(concentration) < max_abundance <= 1.0:
+        raise InputError(f"max_abundance above 1 / {len(concentration)} and up to 1", repr(max_abundance))
     rng = _generator(seed)
-    normal = np.stack([_smooth_field(rows, cols, correlation_length, rng) for _ in concentration], axis=-1)
-    gamma = special.gammaincinv(concentration, special.ndtr(normal))
-    return gamma / gamma.sum(axis=-1, keepdims=True)
+    abundances = np.ones((rows, cols, len(concentration)))
+    over = np.ones((rows, cols), bool)
+    for _ in range(_MOST_FIELDS):
+        normal = np.stack([_smooth_field(rows, cols, correlation_length, rng) for _ in concentration], axis=-1)
+        gamma = special.gammaincinv(concentration, special.ndtr(normal[over]))
+        abundances[over] = gamma / gamma.sum(axis=-1, keepdims=True)
+        over = abundances.max(axis=-1) > max_abundance
+        if not over.any():
+            return abundances
+    raise InputError("a max_abundance that pixels of this concentration keep to", repr(max_abundance),
+                     "raise it, or raise the concentration")
 
 
 def simulate_scene(
@@ -96,6 +111,7 @@ def simulate_scene(
     snr_db: float = 30.0,
     concentration: float | np.ndarray = 1.0,
     correlation_length: float = 4.0,
+    max_abundance: float = 1.0,
     brightness: float = 0.0,
     seed: int = 0,
     name: str = "simulated",
@@ -114,6 +130,8 @@ def simulate_scene(
         Of the Dirichlet distribution of a pixel, one number or one for each endmember. Small: nearly pure pixels.
     correlation_length
         Of the abundance and brightness fields, in pixels.
+    max_abundance
+        No pixel holds more than this of any endmember; below 1 the scene has no pure pixels. How: `dirichlet_field`.
     brightness
         Standard deviation of the logarithm of a positive factor per pixel with median 1; 0 leaves it out.
     seed
@@ -122,7 +140,7 @@ def simulate_scene(
     Raises
     ------
     InputError
-        An argument out of its range.
+        An argument out of its range, or a `max_abundance` that hardly any pixel keeps to.
     """
     _check_count("n_endmembers", n_endmembers, 2)
     _check_count("n_bands", n_bands, 2)
@@ -137,7 +155,7 @@ def simulate_scene(
 
     rng = _generator(seed)
     endmembers = absorption_spectra(n_endmembers, wavelengths, rng)
-    abundances = dirichlet_field(*shape, np.broadcast_to(concentration, n_endmembers), correlation_length, rng)
+    abundances = dirichlet_field(*shape, np.broadcast_to(concentration, n_endmembers), correlation_length, rng, max_abundance)
     factor = np.exp(brightness * _smooth_field(*shape, correlation_length, rng))
     signal = factor[..., None] * (abundances @ endmembers)
     noise_sd = np.sqrt(np.mean(signal**2) / 10 ** (snr_db / 10))

@@ -14,6 +14,7 @@ import sys
 import time
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -24,6 +25,8 @@ import xarray as xr
 
 import pyro_unmix as pu
 from pyro_unmix import cli, run_folder
+from pyro_unmix.benchmark import methods, scenes
+from pyro_unmix.benchmark.scenes import Entry
 
 K, L = 3, 12
 SETTINGS = dict(svi_steps=6, calibration_steps=4, kl_warmup_steps=2, tile_size=16, device="cpu")
@@ -276,11 +279,44 @@ def test_info_tells_what_is_in_a_scene(folder, tmp_path):
     assert "unknown" in told and "[red] oak" in told  # brackets are no markup here
 
 
+def test_info_estimates_the_number_of_endmembers(folder, tmp_path):
+    told = works("info", folder / "scene.npz").out
+    assert re.search(r"endmembers +about 3,", told) and re.search(r"\d+ directions by HySime, \d+ by HFC", told)
+    np.savez(tmp_path / "few.npz", image=image_of(folder)[:3, :4])
+    told = " ".join(works("info", tmp_path / "few.npz").out.split())
+    assert "endmembers no estimate: expected" in told and "more pixels than bands, got an array of shape (12, 12)" in told
+
+
 def test_report_can_be_written_again(finished, tmp_path):
     for name in ("summary.nc", "config.json", "history.csv"):
         (tmp_path / name).write_bytes((finished / name).read_bytes())
     works("report", tmp_path)
     assert "<html" in (tmp_path / "report.html").read_text()
+
+
+@pytest.fixture
+def tiny_benchmark(monkeypatch):
+    entry = Entry("tiny", "real", "one", partial(pu.simulate_scene, K, (8, 7), n_bands=L, seed=1))
+    monkeypatch.setattr(scenes, "SCENES", [entry])
+    monkeypatch.setattr(methods, "METHODS", {})
+
+
+def test_benchmark(tiny_benchmark, tmp_path):
+    outcome = works("benchmark", "--scenes", "tiny", "--methods", "start", "--seeds", 2, "--out", tmp_path / "bench")
+    assert {path.name for path in (tmp_path / "bench").iterdir()} == {"results.csv", "config.json", "table.md", "benchmark.png"}
+    assert outcome.out.startswith("2 runs, 0 of them failed\n") and f"wrote {tmp_path / 'bench'}" in outcome.out
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--scenes", "atlantis"], "'atlantis'"),
+    (["--scenes", "fresh"], "--fresh"),
+    (["--methods", "start, magic"], "'magic'"),
+    (["--fresh", -1], "from 0 up"),
+    (["--timeout", 0], "timeout"),
+])
+def test_benchmarks_that_cannot_be(tiny_benchmark, tmp_path, arguments, message):
+    assert_refused(run("benchmark", *arguments, "--out", tmp_path / "bench"), message)
+    assert not (tmp_path / "bench").exists()
 
 
 def test_datasets(monkeypatch, tmp_path):
@@ -306,7 +342,7 @@ def test_demo_writes_everything(monkeypatch, tmp_path, folder):
 def test_version_and_help():
     assert works("--version").out == f"pyro-unmix {version('pyro_unmix')}\n"
     told = works("--help").out
-    for command in ("demo", "info", "fit", "predict", "evaluate", "simulate", "datasets", "report"):
+    for command in ("demo", "info", "fit", "predict", "evaluate", "simulate", "datasets", "benchmark", "report"):
         assert command in told
     assert "--resume" in works("fit", "--help").out
 

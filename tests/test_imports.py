@@ -18,7 +18,7 @@ PACKAGE = Path(pyro_unmix.__file__).parent
 FLOORS = """
 errors
 scene
-io metrics simulate
+io metrics simulate subspace
 library datasets
 tiles progress numerics mixing encoders
 priors noise baselines
@@ -29,7 +29,7 @@ transfer
 training posterior
 fit
 components plot arviz
-report
+report benchmark
 run_folder
 cli
 __init__

@@ -182,3 +182,42 @@ def test_a_notebook_shows_a_figure_once(scene, monkeypatch):
     with pytest.raises(NotImplementedError):
         figure._ipython_display_()
     assert not plt.fignum_exists(figure.number)  # so that the end of the cell does not show it again
+
+
+def benchmark_results():
+    return pd.DataFrame([
+        dict(scene=scene, kind=kind, method=method, seed=seed, rmse=0.1 + 0.01 * seed, sad=0.2 + 0.01 * seed)
+        for scene, kind in (("samson", "real"), ("urban", "real"), ("made", "simulated"))
+        for method in ("vca", "vca/l2", "spa", "start", "pyro_unmix") for seed in range(3)])
+
+
+def test_benchmark_shows_every_run_on_the_line_of_its_scene():
+    results = benchmark_results()
+    results.loc[(results.scene == "urban") & (results.method == "spa"), ["rmse", "sad"]] = np.nan  # failed
+    left, right = plot.benchmark(results).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["samson", "urban", "made"]
+    for axis, column in ((left, "rmse"), (right, "sad")):
+        assert axis.get_xscale() == "log"
+        drawn = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+        assert list(drawn) == list(results.method.unique())
+        for method, points in drawn.items():
+            part = results[results.method == method]
+            np.testing.assert_array_equal(points.get_xdata(), part[column])
+            assert [round(y) for y in points.get_ydata()] == list(part.scene.map({"samson": 0, "urban": 1, "made": 2}))
+    looks = {(line.get_marker(), line.get_markeredgecolor(), line.get_markerfacecolor()) for line in drawn.values()}
+    assert len(looks) == 5  # no two methods look the same
+    assert [text.get_text() for text in right.texts] == ["real", "simulated"]
+
+
+def test_benchmark_tells_nine_methods_in_two_units_apart():
+    names = [f"m{i}{unit}" for i in range(9) for unit in ("", "/l2")]
+    results = pd.DataFrame({"scene": "a", "kind": "real", "method": names, "rmse": 0.1, "sad": 0.1})
+    lines = [line for line in plot.benchmark(results).axes[0].lines if line.get_label() in names]
+    assert len({(line.get_marker(), line.get_markeredgecolor(), line.get_markerfacecolor()) for line in lines}) == 18
+
+
+def test_benchmark_refuses_what_it_cannot_draw():
+    with pytest.raises(InputError, match="no sad"):
+        plot.benchmark(benchmark_results().drop(columns="sad"))
+    with pytest.raises(InputError, match="finite"):
+        plot.benchmark(benchmark_results().assign(rmse=np.nan, sad=np.nan))

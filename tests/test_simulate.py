@@ -33,9 +33,9 @@ def test_spectra_belong_to_wavelengths_not_to_band_numbers():
     np.testing.assert_allclose(sorted_[:, shuffle], shuffled)
 
 
-def far_apart(concentration, seed=0):
+def far_apart(concentration, seed=0, **options):
     """900 pixels, 12 apart in a field of length 2, so independent: shape (900, k)."""
-    field = simulate.dirichlet_field(360, 360, concentration, correlation_length=2.0, seed=seed)
+    field = simulate.dirichlet_field(360, 360, concentration, correlation_length=2.0, seed=seed, **options)
     return field[::12, ::12].reshape(-1, len(concentration))
 
 
@@ -52,6 +52,26 @@ def test_negative_control_other_marginals_are_told_apart():
     smoothed = np.random.default_rng(0).dirichlet(np.ones(3), (360, 360))  # the naive way to a smooth map
     smoothed = ndimage.gaussian_filter(smoothed, (2, 2, 0))[::12, ::12, 0].ravel()
     assert stats.kstest(smoothed, stats.beta(1, 2).cdf).pvalue < 1e-12
+
+
+def test_pixels_that_are_too_pure_are_drawn_again():
+    """Kolmogorov-Smirnov against rejection by hand: p = 1e-3, so one seed in 1000 would fail; the control is clipping."""
+    concentration = np.full(3, 0.4)
+    values = far_apart(concentration, max_abundance=0.7)
+    assert values.max() <= 0.7
+    np.testing.assert_allclose(values.sum(axis=-1), 1.0)
+    drawn = np.random.default_rng(1).dirichlet(concentration, 20_000)
+    kept = drawn[drawn.max(axis=1) <= 0.7]
+    assert stats.ks_2samp(values[:, 0], kept[:, 0]).pvalue > 1e-3
+    assert stats.ks_2samp(values[:, 0], drawn[:, 0].clip(max=0.7)).pvalue < 1e-3
+
+
+@pytest.mark.parametrize("concentration, limit", [(0.25, 0.8), (1.0, 0.5)])
+def test_no_pixel_of_a_scene_exceeds_the_largest_abundance(concentration, limit):
+    options = dict(n_endmembers=4, shape=(24, 24), n_bands=40, concentration=concentration, seed=2)
+    capped, free = (simulate.simulate_scene(**options, max_abundance=m).reference for m in (limit, 1.0))
+    assert capped.abundances.max() <= np.float32(limit) < free.abundances.max()
+    np.testing.assert_array_equal(capped.endmembers, free.endmembers)  # the same materials, only the mixing differs
 
 
 def test_smoothness_rises_with_the_length():
@@ -130,6 +150,10 @@ def test_recipes():
     ({"concentration": [1.0, 2.0]}, "concentration"),
     ({"correlation_length": -1.0}, "correlation_length"),
     ({"brightness": -0.1}, "brightness"),
+    ({"max_abundance": 1.1}, "max_abundance"),
+    ({"max_abundance": 0.25}, "max_abundance"),
+    ({"max_abundance": np.nan}, "max_abundance"),
+    ({"max_abundance": 0.3, "concentration": 0.1}, "keep to"),
     ({"seed": -1}, "seed"),
 ])
 def test_nonsense_is_refused(options, message):

@@ -11,7 +11,7 @@ from pyro_unmix.numerics import flush_denormals
 
 
 def archetypes(
-    shapes: np.ndarray, n_endmembers: int, *, restarts: int = 20, n_pixels: int = 2000, iterations: int = 100, seed: int = 0
+    pixels: np.ndarray, n_endmembers: int, *, restarts: int = 20, n_pixels: int = 2000, iterations: int = 100, seed: int = 0
 ) -> np.ndarray:
     """Archetypal analysis by entropic descent, all restarts at once, in the leading principal directions.
 
@@ -21,7 +21,7 @@ def archetypes(
 
     Parameters
     ----------
-    shapes
+    pixels
         `(n_all, n_bands)`: pixels, as a rule divided by their norm. The answer does not depend on their order.
     n_endmembers
         Number of archetypes.
@@ -35,16 +35,16 @@ def archetypes(
     """
     generator = torch.Generator().manual_seed(seed)
     # The draw below must not depend on the order of the pixels; a few bands are not enough where they are empty.
-    ordered = shapes[np.lexsort(shapes.T[:: max(1, shapes.shape[1] // 16)])]
+    ordered = pixels[np.lexsort(pixels.T[:: max(1, pixels.shape[1] // 16)])]
     chosen = ordered[torch.randperm(len(ordered), generator=generator)[:n_pixels].numpy()]
     n_directions = min(max(2 * n_endmembers, 10), *chosen.shape)
     directions = np.linalg.svd(chosen, full_matrices=False)[2][:n_directions]
     with flush_denormals():
         weights = _descend(torch.as_tensor(chosen @ directions.T, dtype=torch.float32), n_endmembers, restarts, iterations,
                            generator)
-    pixels = torch.as_tensor(chosen, dtype=torch.float64)
-    candidates = weights.double() @ pixels
-    residuals = [(pixels - nnls(pixels, c, iterations=100) @ c).norm(dim=1).median().item() for c in candidates]
+    sample = torch.as_tensor(chosen, dtype=torch.float64)
+    candidates = weights.double() @ sample
+    residuals = [(sample - nnls(sample, c, iterations=100) @ c).norm(dim=1).median().item() for c in candidates]
     return candidates[int(np.argmin(residuals))].numpy()
 
 
