@@ -111,7 +111,8 @@ def info(scene: SceneArgument) -> None:
 def fit(
     scene: SceneArgument,
     out_folder: OutFolder,
-    n_endmembers: Annotated[int, typer.Option("-k", "--endmembers", help="Number of endmembers.")],
+    n_endmembers: Annotated[str, typer.Option("-k", "--endmembers", metavar="INTEGER|auto", help="Number of endmembers; auto "
+                                              "estimates it from the scene.")],
     guide: Annotated[Guide, typer.Option(help="Spatial-attention CNN, CNN, or spectrum by spectrum.")] = "spacnn",
     library: Annotated[Path | None, typer.Option(help="Spectral library to centre the endmember prior on.")] = None,
     materials: Annotated[str | None, typer.Option(help="Names in the library, separated by commas, one an endmember.")] = None,
@@ -132,15 +133,18 @@ def fit(
     if resume and not checkpoint.exists() and _holds_finished_fit(out_folder):
         out.print(f"{out_folder} holds a finished fit: nothing to resume")
         return
-    model = UnmixingModel(n_endmembers, brightness=brightness)
+    k = int(n_endmembers) if n_endmembers.lstrip("-").isdecimal() else n_endmembers
+    model = UnmixingModel(k, brightness=brightness)
     names = None
     if library is not None:
+        if model.n_endmembers == "auto":
+            raise InputError("a number of endmembers with a --library", "auto", "it holds one spectrum an endmember")
         chosen = open_library(library)
         chosen = chosen.select([name.strip() for name in materials.split(",")]) if materials else chosen
         if opened.wavelengths is not None and chosen.wavelengths is not None:
             chosen = chosen.resample(opened.wavelengths)
         names = list(chosen.names)
-        model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, n_endmembers))
+        model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, model.n_endmembers))
     elif materials is not None:
         raise InputError("a --library to take the --materials from", "none")
     result = fit_scene(model, opened, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,

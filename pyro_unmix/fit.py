@@ -51,8 +51,8 @@ class FitConfig:
         "auto" (a GPU if there is one), "cpu" or "cuda".
     """
 
-    svi_steps: int = 400
-    calibration_steps: int = 300
+    svi_steps: int = 250
+    calibration_steps: int = 200
     learning_rate: float = 3e-3
     clip_norm: float = 10.0
     tile_size: int = 48
@@ -180,12 +180,14 @@ def fit(
     config = config or FitConfig()
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     device = config.torch_device()
-    names = _endmember_names(names, model.n_endmembers)
+    if model.n_endmembers != "auto":
+        names = _endmember_names(names, model.n_endmembers)
     with seeded(seed), flush_denormals(), pyro.get_param_store().scope(), \
             StageProgress(progress) as bar:
         began = time.perf_counter()
         bar.stage("initialize", 1)
         model, start = initialize(model, scene, seed=seed)
+        names = _endmember_names(names, model.n_endmembers)
         bar.advance()
         trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None)
         trainer.seconds["initialize"] = time.perf_counter() - began

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.encoders import ConvEncoder, Encoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import InputError
 from pyro_unmix.initialize import Start
@@ -31,19 +32,32 @@ class DirichletHead(nn.Module):
     floor
         Added to every concentration. At 1 no marginal has a pole, and draws and their gradients stay finite; lower values let
         `Trace_ELBO` end in NaN.
+    calibrated_floor
+        The floor from calibration on, where no gradient passes through a draw. A lower one lets a wide distribution keep a mean
+        near a face.
     max_precision
         Soft upper bound of the precision.
     """
 
-    def __init__(self, floor: float = 1.0, max_precision: float = 1e4):
+    floor: Tensor
+
+    def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.1, max_precision: float = 1e4):
         super().__init__()
-        if not (floor > 0 and max_precision > 1):
-            raise InputError("a positive floor and a max_precision above 1", f"{floor}, {max_precision}")
-        self.settings = {"floor": floor, "max_precision": max_precision}
+        if not (floor > 0 and calibrated_floor > 0 and max_precision > 1):
+            raise InputError("positive floors and a max_precision above 1", f"{floor}, {calibrated_floor}, {max_precision}")
+        self.settings = {"floor": floor, "calibrated_floor": calibrated_floor, "max_precision": max_precision}
 
     def build(self, n_features: int, n_endmembers: int) -> None:
-        self.layer = _silent_layer(n_features, n_endmembers + 1)
-        self.layer.bias.data[-1] = math.log(100.0)  # a precision to start from: a standard deviation of a few percent
+        self.register_buffer("floor", torch.tensor(float(self.settings["floor"])))
+        self.mean = _silent_layer(n_features, n_endmembers)
+        last = _silent_layer(32, 1)
+        last.bias.data.fill_(math.log(100.0))  # a precision to start from: a standard deviation of a few percent
+        self.precision = nn.Sequential(nn.Linear(n_features + n_endmembers, 32), nn.GELU(), last)
+
+    def calibrate(self) -> None:
+        """From here on only the precision is to be trained; the mean stays."""
+        self.mean.requires_grad_(False)
+        self.floor.fill_(self.settings["calibrated_floor"])
 
     def forward(self, features: Tensor, estimate: Tensor) -> dist.Dirichlet:
         """Distribution of the abundances `(n_pixels, n_endmembers)`.
@@ -51,11 +65,11 @@ class DirichletHead(nn.Module):
         `features` `(n_pixels, n_features)` say how the mean departs from `estimate` `(n_pixels, n_endmembers)`, and how
         sure it is.
         """
-        output = self.layer(features)
+        log_estimate = (estimate + 1e-3).log()
         highest = math.log(self.settings["max_precision"])
-        precision = (highest - F.softplus(highest - output[:, -1:])).exp()
-        mean = torch.softmax((estimate + 1e-3).log() + output[:, :-1], dim=-1)
-        return dist.Dirichlet(self.settings["floor"] + precision * mean)
+        log_precision = self.precision(torch.cat([features, log_estimate], dim=-1))
+        precision = (highest - F.softplus(highest - log_precision)).exp()
+        return dist.Dirichlet(self.floor + precision * torch.softmax(log_estimate + self.mean(features), dim=-1))
 
 
 class BrightnessHead(nn.Module):
@@ -183,6 +197,7 @@ class UnmixingGuide(PyroModule):
     encoder: Encoder
     head: DirichletHead
     brightness: BrightnessHead | None
+    denoise: NonLocalMeans | None
     input: SpectrumInput
     endmembers: EndmemberPosterior
     noise: NoisePosterior
@@ -195,27 +210,32 @@ class UnmixingGuide(PyroModule):
             encoder = ENCODERS[encoder]()
         self.encoder = encoder
         self.head = head if head is not None else DirichletHead()
-        self.brightness = None
+        self.brightness = self.denoise = None
 
     @property
     def halo(self) -> int:
         """Pixels of context that a tile needs on every side to be exact."""
-        return self.encoder.receptive_field // 2
+        return max(self.encoder.receptive_field // 2, NonLocalMeans.halo)
 
     def bind(self, start: Start) -> UnmixingGuide:
         """A copy made for one scene, standing at its start: what to train."""
         k, n_bands = start.endmembers.shape
-        guide = self.build(k, n_bands, len(start.components), brightness=start.brightness is not None)
+        guide = self.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
+                           denoise=start.denoise is not None)
+        guide.denoise = copy.deepcopy(start.denoise)
         for part in (guide.input, guide.endmembers, guide.noise):
             part.set_start(start)
         return guide
 
-    def build(self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool) -> UnmixingGuide:
+    def build(
+        self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool, denoise: bool
+    ) -> UnmixingGuide:
         """A copy with layers of these sizes, to be filled by `bind` or `load_state_dict`."""
         guide = copy.deepcopy(self)
         guide.input = SpectrumInput(n_bands, n_components)
         guide.encoder.build(n_components + 1)
         guide.head.build(guide.encoder.n_features, n_endmembers)
+        guide.denoise = NonLocalMeans(n_bands, min(n_endmembers + 2, n_bands)) if denoise else None
         guide.brightness = None
         if brightness:
             guide.brightness = BrightnessHead()
@@ -224,12 +244,26 @@ class UnmixingGuide(PyroModule):
         guide.noise = NoisePosterior(n_bands)
         return guide
 
+    def calibrate(self) -> None:
+        """From here on only the widths of q(abundances) and q(brightness) are to be trained: what the scene has said of the mean,
+        the endmembers and the noise stays."""
+        self.eval().requires_grad_(False)  # in training mode Pyro warns of parameters that are not trained
+        for part in (self.head, self.brightness):
+            if part is not None:
+                part.requires_grad_(True)
+        self.head.calibrate()
+
     def pixels(self, tiles: Tiles) -> tuple[dist.Dirichlet, dist.LogNormal | None]:
         """q(abundances) and q(brightness) of the pixels that count, batch shape `(n_pixels,)`."""
         features = tiles.select(self.encoder(self.input(tiles.reflectance, tiles.valid), tiles.valid))
-        with torch.no_grad():
-            abundances, brightness = least_squares(tiles.pixels(), self.endmembers.loc(), self.brightness is not None)
+        abundances, brightness = self.estimate(tiles)
         return self.head(features, abundances), None if self.brightness is None else self.brightness(features, brightness)
+
+    @torch.no_grad()
+    def estimate(self, tiles: Tiles) -> tuple[Tensor, Tensor]:
+        """Least-squares abundances `(n_pixels, n_endmembers)` and brightness `(n_pixels,)`, where the encoder starts from."""
+        reflectance = tiles.reflectance if self.denoise is None else self.denoise(tiles.reflectance, tiles.valid)
+        return least_squares(tiles.select(reflectance), self.endmembers.loc(), self.brightness is not None)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
         """log q(abundances, brightness | tiles), `(n_pixels,)`."""

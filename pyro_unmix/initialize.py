@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,24 +13,35 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from pyro_unmix.baselines.archetypes import archetypes
+from pyro_unmix.baselines.archetypes import residuals, restarts
 from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.baselines.sisal import sisal
+from pyro_unmix.baselines.vca import vca
+from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
+from pyro_unmix.metrics import match
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
 from pyro_unmix.scene import Scene
+from pyro_unmix.simplex import likely_simplex
+from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands
+from pyro_unmix.tiles import whole
 
-# Residuals of L2-normalised pixels beyond the signal: effective share of independent bands above which noise counts as white.
-# Simulated scenes lie at 0.49 to 0.95, real ones at 0.03 to 0.24.
-_WHITE = 0.3
+log = logging.getLogger("pyro_unmix")
+
 # What the pixels of a real scene are worth as independent witnesses of an endmember: neighbours err together.
 _WITNESSES = 100.0
 # Robust scatter of the log of summed coefficients above which brightness is taken to vary.
 _BRIGHTNESS = 0.05
-# Prior standard deviation of an endmember in a band, in units of its own root mean square.
-_ENDMEMBER_SD = 0.03
+# Prior standard deviation of an endmember in a band, in units of its own root mean square: the spread of the candidates, within
+# these bounds.
+_LEAST_SD, _MOST_SD = 0.01, 0.1
+# Samples of pixels, restarts on each, those of them that go on to the end, and the best of all, whose spread counts.
+_SAMPLES, _RESTARTS, _KEPT, _BEST = 3, 40, 16, 5
+# Above this, a concentration learned under the bound of one is at the bound.
+_FLAT = 0.99
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Start:
         `(n_bands,)`: root mean square of the residuals.
     spectrum_mean, components, log_norm
         Location and whitening of the encoder's input: `(n_bands,)`, `(n_components, n_bands)`, `(2,)`.
+    denoise
+        Takes noise out of the spectra before abundances are estimated; None where the noise is not white.
     """
 
     endmembers: Tensor
@@ -60,65 +74,85 @@ class Start:
     spectrum_mean: Tensor
     components: Tensor
     log_norm: Tensor
+    denoise: NonLocalMeans | None
 
 
 @one_thread()
 def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[UnmixingModel, Start]:
     """Fill the open parts of a model from a scene, and find where training begins.
 
-    Endmembers are archetypes of the pixels divided by their norm, unless the model brings a prior of its own. Their
-    amplitudes and the pixels' brightness follow from non-negative least squares.
+    Where the noise is white, endmembers are the corners of the simplex that makes the pixels most likely, or of the smallest
+    that holds them; where it is not, archetypes of the pixels divided by their norm. A model that brings a prior of its own
+    starts from that. Amplitudes and the pixels' brightness follow from least squares.
 
     Returns
     -------
     model
-        A new model whose endmember prior, brightness, noise and evidence are all set.
+        A new model whose number and prior of endmembers, brightness, noise and evidence are all set.
     start
         Where training begins.
 
     Raises
     ------
     InputError
-        More endmembers than bands, than pixels, or than the scene has directions.
+        More endmembers than bands, than pixels, or than the scene has directions; or their number is open and the scene has no
+        more pixels than bands.
     """
     pixels = scene.pixels().astype(np.float64)
+    if model.n_endmembers == "auto":
+        model = model.replace(n_endmembers=count_endmembers(pixels))
+        log.info("%d endmembers, an estimate from the scene: give their number where it is known", model.n_endmembers)
     k = model.n_endmembers
     _check_size(pixels, k)
     shapes = pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12)
     brightness = model.brightness
 
+    share = effective_bands(shapes, k) / scene.n_bands
+    white = share > WHITE
     if model.endmembers is not None:
         check_endmember_prior(model.endmembers, k, scene.n_bands)
         endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
-        endmembers = archetypes(shapes, k, seed=seed)
-        endmembers = calibrate_amplitude(endmembers, _coefficients(nnls, pixels, endmembers))
-        sds = _ENDMEMBER_SD * np.sqrt(np.mean(endmembers**2, axis=1))
+        if white:
+            candidates, brightness = _simplices(pixels, k, brightness, seed)
+        else:
+            candidates = _archetypes(shapes, pixels, k, seed)
+        endmembers = candidates[0]
+        rms = np.sqrt(np.mean(endmembers**2, axis=1))
+        apart = np.sqrt(np.mean((candidates - endmembers) ** 2, axis=(0, 2)))
+        sds = np.clip(apart / rms, _LEAST_SD, _MOST_SD) * rms
     scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
 
-    coefficients = _coefficients(nnls, pixels, endmembers)
-    total = np.maximum(coefficients.sum(axis=1), 1e-12)
-    scatter = spread(np.log(total))
+    total, scatter = _brightness(pixels, endmembers)
     if brightness == "auto":
         brightness = PixelBrightness(scatter) if scatter > _BRIGHTNESS else None
     elif isinstance(brightness, PixelBrightness) and torch.isnan(brightness.scale):
         brightness = PixelBrightness(max(scatter, 1e-3))
+    denoise = None
+    cleaned = pixels
+    if white:
+        denoise = NonLocalMeans(scene.n_bands, min(k + 2, scene.n_bands)).fit(torch.as_tensor(pixels))
+        tiles = whole(scene)
+        cleaned = tiles.select(denoise(tiles.reflectance, tiles.valid)).double().numpy()
     if brightness is not None:
-        abundances, factor = coefficients / total[:, None], total
+        coefficients = _coefficients(nnls, cleaned, endmembers)
+        factor = np.maximum(coefficients.sum(axis=1), 1e-12)
+        abundances = coefficients / factor[:, None]
     else:
-        abundances, factor = _coefficients(fcls, pixels, endmembers), np.ones(len(pixels))
+        abundances, factor = _coefficients(fcls, cleaned, endmembers), np.ones(len(pixels))
     abundances = np.where(total[:, None] > 1e-9, abundances, 1.0 / k)
 
-    residuals = pixels - factor[:, None] * (abundances @ endmembers)
+    residual = pixels - factor[:, None] * (abundances @ endmembers)
     rms = float(np.sqrt(np.mean(pixels**2)))
-    noise_scale = np.maximum(np.sqrt(np.mean(residuals**2, axis=0)), 1e-4 * rms)
+    noise_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0)), 1e-4 * rms)
     noise = model.noise
     if torch.isnan(noise.scale).any():
         noise = DiagonalNoise(noise_scale, spread=noise.settings["spread"], floor=1e-4 * rms)
-    share = effective_bands(shapes, k) / scene.n_bands
     evidence = model.evidence
-    if evidence is None:
-        evidence = 1.0 if share > _WHITE else min(1.0, share * _WITNESSES / len(pixels))
+    if evidence is None and model.endmembers is None:
+        evidence = 0.0  # this scene made the prior and would be counted twice
+    elif evidence is None:
+        evidence = 1.0 if white else min(1.0, share * _WITNESSES / len(pixels))
 
     mean, components = _whitening(shapes, k)
     log_norm = np.log(np.maximum(np.linalg.norm(pixels, axis=1), 1e-12))
@@ -131,6 +165,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         spectrum_mean=_float(mean),
         components=_float(components),
         log_norm=_float(np.array([log_norm.mean(), max(log_norm.std(), 1e-3)])),
+        denoise=denoise,
     )
     filled = model.replace(
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),
@@ -139,6 +174,44 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         evidence=evidence,
     )
     return filled, start
+
+
+def _simplices(
+    pixels: np.ndarray, k: int, brightness: str | PixelBrightness | None, seed: int
+) -> tuple[np.ndarray, str | PixelBrightness | None]:
+    """Candidates `(2, k, n_bands)`, the better first, for a scene of white noise, and what to do about brightness."""
+    first = vca(pixels, k, seed=seed)
+    if brightness == "auto":
+        scatter = _brightness(pixels, calibrate_amplitude(first, _coefficients(nnls, pixels, first)))[1]
+        brightness = PixelBrightness() if scatter > _BRIGHTNESS else None
+    likely = likely_simplex(pixels, first, brightness=brightness is not None, seed=seed)
+    mean = pixels.mean(axis=0)
+    amount = np.maximum(pixels @ mean / (mean @ mean), 1e-2) if brightness is not None else np.ones(len(pixels))
+    smallest = sisal(pixels / amount[:, None], k, seed=seed)
+    # A concentration at its bound says that the law of the abundances is not a sparse Dirichlet: their density misleads then,
+    # and only where pixels end counts.
+    chosen = [likely.endmembers, smallest] if (likely.concentration < _FLAT).all() else [smallest, likely.endmembers]
+    if brightness is not None:
+        chosen = [calibrate_amplitude(each, _coefficients(nnls, pixels, each)) for each in chosen]
+    return np.stack([chosen[0], chosen[1][match(chosen[1], chosen[0])]]), brightness
+
+
+def _archetypes(shapes: np.ndarray, pixels: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Candidates `(n_best, k, n_bands)`, the best first, for a scene whose noise is not white, in one order and amplitude."""
+    seeds = [_SAMPLES * seed + sample for sample in range(_SAMPLES)]
+    found = np.concatenate([restarts(shapes, k, _RESTARTS, keep=_KEPT, seed=each) for each in seeds])
+    # Between the mean, which forgives what few pixels hold, and the mean square, which a few strange pixels decide.
+    best = found[(residuals(shapes, found, seed=seed) ** 1.5).mean(axis=1).argsort()[:_BEST]]
+    best = np.stack([each[match(each, best[0])] for each in best])
+    best /= np.linalg.norm(best, axis=2, keepdims=True)
+    calibrated = calibrate_amplitude(best[0], _coefficients(nnls, pixels, best[0]))
+    return best * np.linalg.norm(calibrated, axis=1)[:, None]
+
+
+def _brightness(pixels: np.ndarray, endmembers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Factor of every pixel `(n_pixels,)`, and the robust scatter of its logarithm."""
+    total = np.maximum(_coefficients(nnls, pixels, endmembers).sum(axis=1), 1e-12)
+    return total, spread(np.log(total))
 
 
 def informed_endmembers(spectra: np.ndarray, scene: Scene, n_endmembers: int, *, sd: float = 0.1) -> MVNEndmembers:
@@ -188,17 +261,6 @@ def calibrate_amplitude(endmembers: np.ndarray, coefficients: np.ndarray) -> np.
     # An endmember that no pixel needs has no amplitude of its own; it takes the one at which its brightest pixel is pure.
     scales = np.where(scales > 0, scales, 1.0 / np.maximum(coefficients.max(axis=0), 1e-12))
     return endmembers / scales[:, None]
-
-
-def effective_bands(shapes: np.ndarray, n_endmembers: int) -> float:
-    """How many independent bands the residuals of a scene amount to.
-
-    (sum of eigenvalues)^2 / sum of squares, over the eigenvalues of the pixels divided by their norm `(n_pixels, n_bands)` beyond
-    the leading `n_endmembers`. Near the number of bands for white noise, a few for correlated residuals, 1 where there are none.
-    """
-    values = np.linalg.eigvalsh(shapes.T @ shapes / len(shapes))[: shapes.shape[1] - n_endmembers]
-    values = np.maximum(values, 0)
-    return max(1.0, float(values.sum() ** 2 / max((values**2).sum(), 1e-300)))
 
 
 def spread(values: np.ndarray) -> float:

@@ -26,7 +26,8 @@ class UnmixingModel(PyroModule):
     Parameters
     ----------
     n_endmembers
-        Number of materials, K >= 2.
+        Number of materials, K >= 2. "auto": estimated from the scene when it is fitted, by `subspace.count_endmembers`; not
+        together with an endmember prior of your own.
     abundances
         Prior of the abundances of a pixel: an object of `priors`, a distribution on the simplex, or a callable that takes K
         and returns one. None: flat, `Dirichlet(1)`.
@@ -40,24 +41,27 @@ class UnmixingModel(PyroModule):
     noise
         How a spectrum departs from its mixture. None: `DiagonalNoise()`.
     evidence
-        Share of the likelihood that moves the endmembers, in (0, 1]. Neighbouring bands and pixels of a real scene err
+        Share of the likelihood that moves the endmembers, from 0 to 1. Neighbouring bands and pixels of a real scene err
         together; counted as independent they drown any prior and drive the endmembers away from the truth. None: decided from
-        the scene when it is fitted, 1 where the noise is white.
+        the scene when it is fitted. It is 0 where the endmember prior was made from the same scene, which would count twice: the
+        posterior is cut there (Plummer 2015, Statistics and Computing 25, "Cuts in Bayesian graphical models"). A prior of your
+        own gets 1 where the noise is white and less where it is not.
 
     Raises
     ------
     InputError
-        A part that cannot be what it is meant to be; priors are checked by drawing from them.
+        A part that cannot be what it is meant to be; priors are checked by drawing from them, once K is known.
     """
 
     # Open until a scene fills them: None, or "auto".
+    n_endmembers: Any
     endmembers: Any
     brightness: Any
     evidence: Any
 
     def __init__(
         self,
-        n_endmembers: int,
+        n_endmembers: int | str = "auto",
         *,
         abundances: nn.Module | dist.Distribution | Callable | None = None,
         endmembers: nn.Module | dist.Distribution | Callable | None = None,
@@ -67,22 +71,28 @@ class UnmixingModel(PyroModule):
         evidence: float | None = None,
     ):
         super().__init__()
-        if not isinstance(n_endmembers, (int, np.integer)) or n_endmembers < 2:
-            raise InputError("at least 2 endmembers, a whole number", f"{n_endmembers}", "unmixing needs two materials or more")
+        counted = isinstance(n_endmembers, (int, np.integer)) and n_endmembers >= 2
+        if not counted and not (isinstance(n_endmembers, str) and n_endmembers == "auto"):
+            raise InputError("at least 2 endmembers, a whole number, or 'auto'", f"{n_endmembers!r}",
+                             "unmixing needs two materials or more")
+        if not counted and endmembers is not None:
+            raise InputError("a number of endmembers with an endmember prior of your own", "'auto'",
+                             "say how many endmembers the prior holds")
         if not (brightness in ("auto", "none", "pixel", None) or isinstance(brightness, PixelBrightness)):
             raise InputError("brightness 'auto', 'none', 'pixel' or a PixelBrightness", f"{brightness!r}")
-        if evidence is not None and not 0 < evidence <= 1:
-            raise InputError("evidence in (0, 1]", f"{evidence}")
+        if evidence is not None and not 0 <= evidence <= 1:
+            raise InputError("evidence from 0 to 1", f"{evidence}")
         self._parts = {"abundances": abundances, "endmembers": endmembers, "mixing": mixing, "brightness": brightness,
                        "noise": noise, "evidence": evidence}
-        self.n_endmembers = int(n_endmembers)
+        self.n_endmembers = int(n_endmembers) if counted else n_endmembers
         self.abundances = as_prior(abundances if abundances is not None else Dirichlet(1.0))
         self.endmembers = as_prior(endmembers) if endmembers is not None else None
         self.mixing = mixing if mixing is not None else Linear()
         self.brightness = PixelBrightness() if brightness == "pixel" else brightness if brightness != "none" else None
         self.noise = noise if noise is not None else DiagonalNoise()
         self.evidence = evidence
-        check_abundance_prior(self.abundances, n_endmembers)
+        if counted:
+            check_abundance_prior(self.abundances, self.n_endmembers)
 
     def replace(self, **parts) -> UnmixingModel:
         """A new model with some parts exchanged; this one stays as it is."""
@@ -111,7 +121,7 @@ class UnmixingModel(PyroModule):
         return mean
 
     def _has_open_parts(self) -> bool:
-        if self.endmembers is None or self.brightness == "auto" or self.evidence is None:
+        if self.n_endmembers == "auto" or self.endmembers is None or self.brightness == "auto" or self.evidence is None:
             return True
         measured = [self.noise] if self.brightness is None else [self.noise, self.brightness]
         return any(torch.isnan(part.scale).any() for part in measured)

@@ -110,7 +110,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
         model = _restore_model(config, state["model"], model)
         guide = guide if guide is not None else UnmixingGuide(restore(config["guide"]), restore(config["head"]))
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
-                            brightness=model.brightness is not None)
+                            brightness=model.brightness is not None, denoise="denoise.mean" in state["guide"])
         guide.load_state_dict(state["guide"])
         return Fit(
             model=model,

@@ -11,6 +11,9 @@ from pyro_unmix.errors import InputError
 
 # Spectra of one material differ by some percent from pixel to pixel: a direction with less of the signal is no material's own.
 VARIABILITY = 0.01
+# Residuals of L2-normalised pixels beyond the signal: effective share of independent bands above which noise counts as white.
+# Simulated scenes lie at 0.45 to 0.95, real ones at 0.03 to 0.24.
+WHITE = 0.3
 
 
 class Subspace(NamedTuple):
@@ -23,10 +26,15 @@ class Subspace(NamedTuple):
 def count_endmembers(pixels: np.ndarray) -> int:
     """How many endmembers to look for in `pixels` `(n_pixels, n_bands)`, at least 2.
 
-    The directions counted by `hysime` that hold more than 1 % of the root mean square of the pixels, noise taken off. The
-    second condition is ours: in real scenes the spectra of one material vary, which adds directions far above the noise and far
-    below the materials. A material that is rare, or differs from mixtures of the others by less than that, is not counted: with
-    six and more the count is often too low. Brightness alone adds nothing.
+    The directions counted by `hysime` that hold more than 1 % of the root mean square of the pixels, noise taken off; all that
+    it counts where what lies beyond those is white (`effective_bands`). Both conditions are ours: in real scenes the spectra of
+    one material vary, which adds directions far above the noise and far below the materials.
+
+    An estimate, no more. In simulated scenes of white noise at 30 dB it is right from 3 to 9 endmembers. At 20 dB a material
+    may drown in the noise; at 40 dB one that differs from mixtures of the others by less than 1 % looks like variation: with six
+    and more the count is often too low at both. Spectra that vary by less than the white noise raise it: 2 % made 8 of 3 at
+    30 dB. In the scenes Samson, Jasper Ridge and Urban it is two above what people count, 5, 6 and 6; in Cuprite, with 3, it is
+    far below. Brightness alone adds nothing.
 
     Raises
     ------
@@ -37,9 +45,13 @@ def count_endmembers(pixels: np.ndarray) -> int:
     rank = _rank(gram)
     if rank < 2:
         raise InputError("pixels that point in two directions at least", f"{rank}", "a scene of one spectrum cannot be unmixed")
-    basis = hysime(pixels).basis
+    found, basis = hysime(pixels)
     signal = ((basis @ gram) * basis).sum(axis=1) - basis**2 @ noise_variance(pixels)
-    return min(max(int((signal > VARIABILITY**2 * np.trace(gram)).sum()), 2), rank)
+    count = int((signal > VARIABILITY**2 * np.trace(gram)).sum())
+    shapes = pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12)
+    if effective_bands(shapes, count) > WHITE * len(gram):
+        count = found
+    return min(max(count, 2), rank)
 
 
 def hysime(pixels: np.ndarray) -> Subspace:
@@ -109,6 +121,17 @@ def noise_variance(pixels: np.ndarray) -> np.ndarray:
     left = 1.0 / np.diag(_precision(_gram(pixels)))
     n_pixels, n_bands = pixels.shape
     return left * n_pixels / (n_pixels - n_bands + 1)  # unbiased: a regression on all other bands takes up a part of the noise
+
+
+def effective_bands(shapes: np.ndarray, n_endmembers: int) -> float:
+    """How many independent bands the residuals of a scene amount to.
+
+    (sum of eigenvalues)^2 / sum of squares, over the eigenvalues of the pixels divided by their norm `(n_pixels, n_bands)` beyond
+    the leading `n_endmembers`. Near the number of bands for white noise, a few for correlated residuals, 1 where there are none.
+    """
+    values = np.linalg.eigvalsh(shapes.T @ shapes / len(shapes))[: shapes.shape[1] - n_endmembers]
+    values = np.maximum(values, 0)
+    return max(1.0, float(values.sum() ** 2 / max((values**2).sum(), 1e-300)))
 
 
 def candidates(pixels: np.ndarray, n_endmembers: int) -> np.ndarray:

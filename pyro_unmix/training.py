@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import pickle
@@ -47,26 +48,34 @@ class Trainer:
             "svi": (config.svi_steps, self._svi_loss),
             "calibrate": (config.calibration_steps, self._calibration_loss),
         }
-        self.stage, self.step = "svi", 0
+        self.step = 0
         self.history: list[dict] = []
         self.seconds: dict[str, float] = {}
         self.interrupted = False
-        self.optimizer = self._new_optimizer()
+        self._enter("svi")
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.guide.parameters(), lr=self.config.learning_rate)
+    def _enter(self, stage: str) -> None:
+        self.stage = stage
+        if stage == "calibrate":
+            self.source = copy.deepcopy(self.guide)  # what to simulate from: it must not follow what is being trained on it
+            self.guide.calibrate()
+            self.guide.zero_grad()  # what is held still has the gradients of the last step, which would count in the norm
+        trained = [parameter for parameter in self.guide.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(trained, lr=self.config.learning_rate)
 
     def run(self, seed: int) -> None:
         names = list(self.stages)
         for name in names[names.index(self.stage):]:
             if name != self.stage:
-                self.stage, self.step, self.optimizer = name, 0, self._new_optimizer()
+                self.step = 0
+                self._enter(name)
             try:
                 self._run_stage(seed)
             except KeyboardInterrupt:
                 self.interrupted = True
-                return
-        if self.checkpoint:
+                break
+        self.guide.train().requires_grad_(True)
+        if self.checkpoint and not self.interrupted:
             self.checkpoint.unlink(missing_ok=True)
 
     def _run_stage(self, seed: int) -> None:
@@ -119,13 +128,15 @@ class Trainer:
         return self.elbo(tiles.weighted(weight)) / self.n_pixels
 
     def _calibration_loss(self, tiles: Tiles, step: int) -> Tensor:
-        tiles, abundances, brightness = simulated(self.model, self.guide, tiles)
+        tiles, abundances, brightness = simulated(self.model, self.source, tiles)
         return -self.guide.log_prob(tiles, abundances, brightness).mean()
 
     def save(self, checkpoint: Path, seed: int) -> None:
         """Keep the state of training; safe against being killed at any moment."""
-        state = {"guide": self.guide.state_dict(), "optimizer": self.optimizer.state_dict(), "stage": self.stage,
-                 "step": self.step, "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
+        source = self.source.state_dict() if self.stage == "calibrate" else None
+        state = {"guide": self.guide.state_dict(), "source": source,
+                 "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
+                 "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
                  "belongs_to": self._belongs_to(seed)}
         with atomic_path(checkpoint) as path:
             torch.save(state, path)
@@ -149,9 +160,12 @@ class Trainer:
         if belongs_to != self._belongs_to(seed):
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}' of other settings",
                              "use the same scene, K, guide, seed and configuration, or start again without resume")
+        self._enter(state["stage"])
+        if self.stage == "calibrate":
+            self.source.load_state_dict(state["source"])
         self.guide.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.stage, self.step, self.history = state["stage"], state["step"], state["history"]
+        self.step, self.history = state["step"], state["history"]
         self.seconds = state["seconds"]
         torch.set_rng_state(state["random"])
 

@@ -29,7 +29,7 @@ def simulated(model: UnmixingModel, guide: UnmixingGuide, tiles: Tiles) -> tuple
     everywhere = replace(tiles, core=tiles.valid)
     q_abundances, q_brightness = guide.pixels(everywhere)
     # Away from exact zeros and ones, where a Dirichlet has no density.
-    abundances = q_abundances.sample().clamp_min(1e-6)
+    abundances = q_abundances.sample().clamp_min(1e-4)
     abundances = abundances / abundances.sum(-1, keepdim=True)
     mean = model.mixing(abundances, guide.endmembers().sample())
     brightness = q_brightness.sample() if q_brightness is not None else None

@@ -145,6 +145,13 @@ def test_brightness(options, tmp_path, no_report, brightness):
     assert ("brightness_mean" in opened(tmp_path / "summary.nc")) == (brightness == "pixel")
 
 
+def test_number_of_endmembers_from_the_scene(folder, options, tmp_path, no_report, caplog):
+    works("fit", folder / "scene.npz", "-k", "auto", *options[4:], "--out", tmp_path)
+    assert sum("3 endmembers, an estimate" in message for message in caplog.messages) == 1
+    assert opened(tmp_path / "summary.nc").sizes["endmember"] == K
+    assert json.loads((tmp_path / "config.json").read_text())["n_endmembers"] == K
+
+
 def test_library_names_and_informs_the_endmembers(folder, options, tmp_path, no_report):
     works(*options, "--library", folder / "library.npz", "--materials", "oak, beech,soil", "--out", tmp_path)
     summary = opened(tmp_path / "summary.nc")
@@ -407,6 +414,9 @@ def test_scenes_that_cannot_be_used(folder, tmp_path, case, command):
 @pytest.mark.parametrize("more, message", [
     (["-k", 1], "at least 2 endmembers"),
     (["-k", 0], "at least 2 endmembers"),
+    (["-k", -3], "at least 2 endmembers"),
+    (["-k", "three"], "or 'auto', got 'three'"),
+    (["-k", "auto", "--library", "library.npz"], "a number of endmembers with a --library"),
     (["-k", 13], "as bands"),
     (["--seed", -1], "seed"),
     (["--materials", "oak"], "--library"),

@@ -67,7 +67,10 @@ class Trap(pu.DirichletHead):
         self.spring, self.seen = spring, []
 
     def __deepcopy__(self, memo):
-        return Trap(self.spring)
+        twin = Trap(self.spring)
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()
+                              if name not in ("spring", "seen")})
+        return twin
 
     def forward(self, features, *estimate):
         if torch.is_grad_enabled() and len(features) > 1:  # a step of training
@@ -152,7 +155,7 @@ def logistic_normal(k):
 def test_other_abundance_priors(scene, model, plain, prior):
     result = quiet_fit(model.replace(abundances=prior), scene)
     assert all(torch.isfinite(value).all() for value in weights(result).values())
-    assert not torch.equal(result.guide.head.layer.weight, plain.guide.head.layer.weight)  # the prior is heard
+    assert not torch.equal(result.guide.head.mean.weight, plain.guide.head.mean.weight)  # the prior is heard
 
 
 @pytest.mark.parametrize("parts", [
@@ -320,8 +323,8 @@ def test_what_is_not_finite_is_found(plain, scene):
         guide.noise.loc.grad = torch.full((L,), float("inf"))
         assert first_not_finite(plain.model, guide, tiles) == "gradient of noise.loc"
         with torch.no_grad():
-            guide.head.layer.bias[0] = float("nan")
-        assert first_not_finite(plain.model, guide, tiles) == "head.layer.bias"
+            guide.head.mean.bias[0] = float("nan")
+        assert first_not_finite(plain.model, guide, tiles) == "head.mean.bias"
 
 
 def test_divergence_of_a_gradient_names_its_parameter(scene, model):
@@ -396,7 +399,7 @@ OFTEN = replace(CONFIG, checkpoint_every=5)
 @pytest.mark.parametrize("step", [5, 9, 14, 19])
 def test_resumed_fit_is_the_uninterrupted_one(fit_of, tmp_path, step):
     """Killed right at a checkpoint, between two, in either stage: bit for bit."""
-    whole = fit_of(config=OFTEN, checkpoint=tmp_path / "whole.pt")
+    whole = fit_of(config=OFTEN, guide=pu.UnmixingGuide("mlp", Trap(lambda n: None)), checkpoint=tmp_path / "whole.pt")
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(Killed):
         fit_of(config=OFTEN, guide=stopped_at(step, Killed), checkpoint=checkpoint)
@@ -416,7 +419,7 @@ def test_interrupted_fit_can_go_on(fit_of, tmp_path):
     trapped = pu.UnmixingGuide("mlp", Trap(lambda n: None))
     resumed = fit_of(config=OFTEN, guide=trapped, checkpoint=checkpoint, resume=True)
     assert resumed.calibrated and not checkpoint.exists()
-    assert same(weights(resumed), weights(fit_of(config=OFTEN)))
+    assert same(weights(resumed), weights(fit_of(config=OFTEN, guide=trapped)))
 
 
 def test_checkpoints_do_not_change_the_fit(fit_of, plain, tmp_path):
@@ -487,3 +490,14 @@ def test_progress_is_told_to_a_log(fit_of, caplog):
         pu.fit(*fit_of.args, config=CONFIG, guide="mlp")
     assert any(message.startswith("svi 12/12 loss") for message in caplog.messages)
     assert any(message.startswith("calibrate 8/8 loss") for message in caplog.messages)
+
+
+def test_an_open_number_of_endmembers(scene):
+    """Names are checked against the number found, and the model passed in stays open."""
+    model, short = pu.UnmixingModel("auto", brightness="pixel"), replace(CONFIG, svi_steps=2, calibration_steps=0)
+    fit = quiet_fit(model, scene, config=short, names=["a", "b", "c"])
+    assert fit.model.n_endmembers == K and fit.names == ["a", "b", "c"] and model.n_endmembers == "auto"
+    assert same(weights(fit), weights(quiet_fit(model.replace(n_endmembers=K), scene, config=short)))
+    assert fit.posterior(scene).summary().sizes["endmember"] == K
+    with pytest.raises(pu.InputError, match="3 endmember names, got 2"):
+        quiet_fit(model, scene, config=short, names=["a", "b"])

@@ -36,7 +36,7 @@ def shaken(guide, seed=0):
     """The guide with weights that say something."""
     torch.manual_seed(seed)
     with torch.no_grad():
-        for head in (guide.head.layer, guide.brightness.layer):
+        for head in (guide.head.mean, guide.head.precision[-1], guide.brightness.layer):
             head.weight += 0.1 * torch.randn_like(head.weight)
     return guide
 
@@ -67,7 +67,9 @@ def test_two_guides_of_one_start_share_no_memory(filled):
     one.load_state_dict({name: value + 1.0 for name, value in one.state_dict().items()})
     assert not {v.data_ptr() for v in one.state_dict().values()} & {v.data_ptr() for v in other.state_dict().values()}
     for name, value in vars(start).items():
-        assert torch.equal(value, getattr(before, name)), name
+        if name != "denoise":
+            assert torch.equal(value, getattr(before, name)), name
+    assert all(torch.equal(value, before.denoise.state_dict()[name]) for name, value in start.denoise.state_dict().items())
 
 
 @pytest.mark.parametrize("make, message", [
@@ -88,7 +90,7 @@ def test_stands_at_the_least_squares_estimate(filled, scene):
     centre = abundances.concentration - floor
     centre = centre / centre.sum(-1, keepdim=True)
     torch.testing.assert_close(centre, start.abundances, atol=5e-3, rtol=0)
-    torch.testing.assert_close(brightness.loc.exp(), start.brightness, atol=0, rtol=1e-3)
+    torch.testing.assert_close(brightness.loc.exp(), start.brightness, atol=0, rtol=2e-3)
     torch.testing.assert_close(guide.endmembers().mean, start.endmembers)
     torch.testing.assert_close(guide.noise().base_dist.loc.exp(), start.noise_scale)
 
@@ -97,7 +99,8 @@ def test_head_keeps_its_floor_and_its_bound():
     head = pu.DirichletHead(floor=0.7, max_precision=500.0)
     head.build(4, K)
     with torch.no_grad():
-        head.layer.weight.normal_(std=100.0)
+        head.mean.weight.normal_(std=100.0)
+        head.precision[-1].weight.normal_(std=100.0)
     concentration = head(torch.randn(1000, 4), torch.rand(1000, K)).concentration
     assert torch.isfinite(concentration).all()
     assert concentration.min() >= 0.7 and concentration.sum(-1).max() <= 0.7 * K + 500 * 1.0001

@@ -20,7 +20,7 @@ errors
 scene
 io metrics simulate subspace
 library datasets
-tiles progress numerics mixing encoders
+tiles progress numerics mixing encoders denoise simplex
 priors noise baselines
 model
 initialize

@@ -139,8 +139,8 @@ def test_replace_makes_a_new_model_and_leaves_the_old_one(known):
     (dict(n_endmembers=1), "at least 2 endmembers"),
     (dict(n_endmembers=2.5), "a whole number"),
     (dict(brightness="maybe"), "brightness 'auto', 'none', 'pixel'"),
-    (dict(evidence=0.0), "evidence in"),
-    (dict(evidence=1.5), "evidence in"),
+    (dict(evidence=-0.1), "evidence from"),
+    (dict(evidence=1.5), "evidence from"),
     (dict(abundances=priors.Dirichlet([1.0, 1.0])), "3 concentrations"),
     (dict(abundances=dist.Dirichlet(torch.ones(4))), "over 3 endmembers"),
     (dict(abundances=lambda k: dist.Normal(torch.zeros(k), 1.0).to_event(1)), "on the simplex"),
@@ -227,3 +227,52 @@ def test_trains_with_analytic_divergences(scene, known):
 ], ids=["sparse", "sparse, analytic", "callable", "distribution, analytic"])
 def test_trains_with_another_prior(scene, known, prior, elbo):
     assert falls(train(*bound(scene, known, abundances=prior), scene, elbo(), steps=80, rate=1e-2))
+
+
+# A number of endmembers that is open
+
+
+def test_an_open_number_of_endmembers_is_filled_from_the_scene(caplog):
+    scene = pu.simulate_scene(4, (20, 20), n_bands=30, snr_db=40.0, concentration=0.5, seed=0)
+    model = pu.UnmixingModel("auto", abundances=priors.Dirichlet(0.5))
+    with caplog.at_level("INFO", logger="pyro_unmix"):
+        filled, start = pu.initialize(model, scene)
+    assert filled.n_endmembers == 4 == len(start.endmembers) and model.n_endmembers == "auto"
+    assert [message for message in caplog.messages if "endmembers" in message] == [
+        "4 endmembers, an estimate from the scene: give their number where it is known"]
+    known, same = pu.initialize(model.replace(n_endmembers=4), scene)
+    torch.testing.assert_close(same.endmembers, start.endmembers, rtol=0, atol=0)
+    assert filled(pu.whole(scene)).shape == known(pu.whole(scene)).shape == (400, 30)
+
+
+def test_an_open_number_of_endmembers_is_the_default_and_can_be_given_later(scene, known):
+    model = pu.UnmixingModel()
+    assert model.n_endmembers == "auto" and model.replace(brightness="pixel").n_endmembers == "auto"
+    assert model.replace(n_endmembers=4).n_endmembers == 4
+    assert model.replace(n_endmembers=K, endmembers=known).endmembers is known
+    everything_else = model.replace(brightness="none", evidence=1.0, noise=noise.DiagonalNoise(0.1))
+    with pytest.raises(pu.InputError, match="open parts are filled in"):
+        everything_else(pu.whole(scene))
+
+
+def test_priors_are_checked_once_the_number_of_endmembers_is_known(scene, known):
+    model = pu.UnmixingModel("auto", abundances=priors.Dirichlet([1.0] * 7))
+    with pytest.raises(pu.InputError, match="3 concentrations"):
+        model.replace(n_endmembers=3)
+    with pytest.raises(pu.InputError, match="concentrations"):
+        pu.initialize(model, pu.simulate_scene(3, (20, 20), n_bands=30, seed=0))
+    with pytest.raises(pu.InputError, match="a number of endmembers with an endmember prior.*got 'auto'"):
+        pu.UnmixingModel("auto", endmembers=known)
+    with pytest.raises(pu.InputError, match="endmember prior"):
+        pu.UnmixingModel().replace(endmembers=known)
+
+
+@pytest.mark.parametrize("count", ["many", "4", "", None, True, -3, 1, 4.0, float("nan"), [4], np.array([3, 4])], ids=repr)
+def test_counts_that_cannot_be(count):
+    with pytest.raises(pu.InputError, match="at least 2 endmembers, a whole number, or 'auto'"):
+        pu.UnmixingModel(count)
+
+
+def test_too_few_pixels_to_count_endmembers_in():
+    with pytest.raises(pu.InputError, match="say how many endmembers"):
+        pu.initialize(pu.UnmixingModel("auto"), pu.simulate_scene(3, (4, 4), n_bands=30, seed=0))

@@ -8,7 +8,7 @@ import pytest
 from pyro_unmix.errors import InputError
 from pyro_unmix.io import open_scene
 from pyro_unmix.simulate import simulate_scene
-from pyro_unmix.subspace import count_endmembers, hfc, hysime, noise_variance
+from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands, hfc, hysime, noise_variance
 
 counts = pytest.mark.parametrize("count", [count_endmembers, lambda pixels: hysime(pixels).n_endmembers, hfc],
                                  ids=["count_endmembers", "hysime", "hfc"])
@@ -49,6 +49,14 @@ def test_hysime_is_right_where_noise_is_white(k, brightness):
 @pytest.mark.parametrize("snr_db", [20.0, 30.0, 40.0])
 def test_the_default_is_right_for_few_endmembers(k, snr_db):
     assert sum(count_endmembers(simulated(k, snr_db, seed=seed)[0]) == k for seed in range(5)) >= 4
+
+
+@pytest.mark.parametrize("k", range(3, 10))
+def test_the_default_is_right_for_many_endmembers_in_white_noise(k):
+    """At 30 dB. By the 1 % alone it would be too low in most scenes of six and more."""
+    for seed in range(2):
+        scene = simulate_scene(k, (48, 48), n_bands=100, snr_db=30.0, seed=seed)
+        assert count_endmembers(scene.pixels()) == k
 
 
 def test_the_subspace_holds_the_endmembers():
@@ -138,4 +146,7 @@ def test_a_false_alarm_is_a_small_probability(false_alarm):
 def test_real_scenes(real_data, name, few, many):
     """Near what people count, where HySime alone finds several times as many."""
     pixels = open_scene(real_data / f"{name}.npz").pixels()
-    assert few <= count_endmembers(pixels) <= many < hysime(pixels).n_endmembers
+    count = count_endmembers(pixels)
+    assert few <= count <= many < hysime(pixels).n_endmembers
+    shapes = pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12)
+    assert effective_bands(shapes, count) < 0.5 * WHITE * pixels.shape[1]  # far from what counts as white

@@ -9,11 +9,12 @@ from torch import Tensor
 from pyro_unmix.baselines.fcls import nnls
 from pyro_unmix.numerics import flush_denormals
 
+_SAMPLE = 2000
+_ITERATIONS = 100
 
-def archetypes(
-    pixels: np.ndarray, n_endmembers: int, *, restarts: int = 20, n_pixels: int = 2000, iterations: int = 100, seed: int = 0
-) -> np.ndarray:
-    """Archetypal analysis by entropic descent, all restarts at once, in the leading principal directions.
+
+def archetypes(pixels: np.ndarray, n_endmembers: int, *, seed: int = 0) -> np.ndarray:
+    """Archetypal analysis by entropic descent, 20 restarts at once, in the leading principal directions.
 
     Cutler and Breiman (1994), Technometrics 36(4), for the model; Zouaoui et al. (2023), IEEE TIP 32, "Entropic descent
     archetypal analysis for blind hyperspectral unmixing", for alternating mirror descent with a random step size a restart. Among
@@ -22,42 +23,62 @@ def archetypes(
     Parameters
     ----------
     pixels
-        `(n_all, n_bands)`: pixels, as a rule divided by their norm. The answer does not depend on their order.
+        `(n_pixels, n_bands)`, as a rule divided by their norm. The answer does not depend on their order.
     n_endmembers
         Number of archetypes.
-    restarts, n_pixels, iterations
-        Independent starts; pixels drawn at random to work on; alternations.
+    seed
+        Of the pixels drawn where there are more than 2000, and of the restarts.
 
     Returns
     -------
     endmembers
         `(n_endmembers, n_bands)`.
     """
+    found = restarts(pixels, n_endmembers, 20, seed=seed)
+    return found[int(np.argmin(np.median(residuals(pixels, found, seed=seed), axis=1)))]
+
+
+def restarts(pixels: np.ndarray, n_endmembers: int, number: int, *, keep: int | None = None, seed: int = 0) -> np.ndarray:
+    """Where descent ends from a `number` of random starts: `(keep, n_endmembers, n_bands)`, the order of no meaning.
+
+    With `keep`, only that many go on after a quarter of the descent: those with the least mean residual.
+    """
     generator = torch.Generator().manual_seed(seed)
-    # The draw below must not depend on the order of the pixels; a few bands are not enough where they are empty.
-    ordered = pixels[np.lexsort(pixels.T[:: max(1, pixels.shape[1] // 16)])]
-    chosen = ordered[torch.randperm(len(ordered), generator=generator)[:n_pixels].numpy()]
-    n_directions = min(max(2 * n_endmembers, 10), *chosen.shape)
-    directions = np.linalg.svd(chosen, full_matrices=False)[2][:n_directions]
+    sample = _draw(pixels, _SAMPLE, generator)
+    n_directions = min(max(2 * n_endmembers, 10), *sample.shape)
+    directions = np.linalg.svd(sample, full_matrices=False)[2][:n_directions]
     with flush_denormals():
-        weights = _descend(torch.as_tensor(chosen @ directions.T, dtype=torch.float32), n_endmembers, restarts, iterations,
+        weights = _descend(torch.as_tensor(sample @ directions.T, dtype=torch.float32), n_endmembers, number, keep or number,
                            generator)
-    sample = torch.as_tensor(chosen, dtype=torch.float64)
-    candidates = weights.double() @ sample
-    residuals = [(sample - nnls(sample, c, iterations=100) @ c).norm(dim=1).median().item() for c in candidates]
-    return candidates[int(np.argmin(residuals))].numpy()
+    return (weights.double() @ torch.as_tensor(sample, dtype=torch.float64)).numpy()
 
 
-def _descend(pixels: Tensor, k: int, restarts: int, iterations: int, generator: torch.Generator) -> Tensor:
-    """Weights `(restarts, k, n)` that make the archetypes from `pixels` `(n, directions)`."""
+def residuals(pixels: np.ndarray, found: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Distance of pixels, 2000 at most, from the cone of each of `found` `(number, k, n_bands)`: `(number, n_drawn)`."""
+    sample = torch.as_tensor(_draw(pixels, _SAMPLE, torch.Generator().manual_seed(seed)), dtype=torch.float64)
+    cones = torch.as_tensor(found, dtype=torch.float64)
+    return np.stack([(sample - nnls(sample, cone, iterations=100) @ cone).norm(dim=1).numpy() for cone in cones])
+
+
+def _draw(pixels: np.ndarray, number: int, generator: torch.Generator) -> np.ndarray:
+    # The draw must not depend on the order of the pixels; a few bands are not enough where they are empty.
+    ordered = pixels[np.lexsort(pixels.T[:: max(1, pixels.shape[1] // 16)])]
+    return ordered[torch.randperm(len(ordered), generator=generator)[:number].numpy()]
+
+
+def _descend(pixels: Tensor, k: int, number: int, keep: int, generator: torch.Generator) -> Tensor:
+    """Weights `(keep, k, n)` that make the archetypes from `pixels` `(n, directions)`."""
     n = len(pixels)
 
     def simplex(*shape: int) -> Tensor:
-        return torch.softmax(0.1 * torch.randn(restarts, *shape, generator=generator), dim=-1)
+        return torch.softmax(0.1 * torch.randn(number, *shape, generator=generator), dim=-1)
 
     abundances, weights = simplex(n, k), simplex(k, n)
-    step = 2.0 ** (6.0 * torch.rand(restarts, 1, 1, generator=generator) - 3.0)
-    for _ in range(iterations):
+    step = 2.0 ** (6.0 * torch.rand(number, 1, 1, generator=generator) - 3.0)
+    for iteration in range(_ITERATIONS):
+        if keep < number and iteration == _ITERATIONS // 4:
+            best = (abundances @ (weights @ pixels) - pixels).norm(dim=2).mean(dim=1).argsort()[:keep]
+            abundances, weights, step = abundances[best], weights[best], step[best]
         endmembers = weights @ pixels
         for _ in range(5):
             gradient = (abundances @ endmembers - pixels) @ endmembers.mT

@@ -1,0 +1,69 @@
+"""White noise taken out of spectra, by the mean of pixels nearby that look alike."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Pixels around a pixel that are searched, and around each of two pixels that are compared: a window of 7 and a patch of 3.
+_SEARCH, _PATCH = 3, 1
+
+
+class NonLocalMeans(nn.Module):
+    """Every pixel becomes the mean of those around it, weighted by how much their neighbourhoods look alike.
+
+    Buades, Coll and Morel (2005), CVPR, "A non-local algorithm for image denoising", on the leading principal components of the
+    scene, all of them compared together. What lies outside these components is taken for noise.
+
+    Parameters
+    ----------
+    n_bands, n_components
+        Sizes of what `set_start` fills in: the scene's mean spectrum and leading principal directions.
+    """
+
+    halo = _SEARCH + _PATCH
+    mean: Tensor
+    directions: Tensor
+    noise_scale: Tensor
+
+    def __init__(self, n_bands: int, n_components: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_bands))
+        self.register_buffer("directions", torch.zeros(n_components, n_bands))
+        self.register_buffer("noise_scale", torch.tensor(0.0))
+
+    def fit(self, pixels: Tensor) -> NonLocalMeans:
+        """Take components and level of noise from `pixels` `(n_pixels, n_bands)`."""
+        n_components, n_bands = self.directions.shape
+        mean = pixels.double().mean(dim=0)
+        values, vectors = torch.linalg.eigh(torch.cov(pixels.double().T))
+        self.mean.copy_(mean)
+        self.directions.copy_(vectors.T.flip(0)[:n_components])
+        self.noise_scale.copy_(values[: n_bands - n_components].clamp_min(0.0).mean().sqrt())
+        return self
+
+    def forward(self, reflectance: Tensor, valid: Tensor) -> Tensor:
+        """Denoised `reflectance` `(batch, n_bands, height, width)`, finite everywhere; `valid` `(batch, height, width)` says what to use."""
+        maps = torch.einsum("pl,blhw->bphw", self.directions, reflectance - self.mean[:, None, None])
+        counts = valid[:, None].to(maps.dtype)
+        maps = maps * counts
+        height, width = maps.shape[-2:]
+        padded, padded_counts = (F.pad(each, [_SEARCH] * 4) for each in (maps, counts))
+        total, weights = torch.zeros_like(maps), torch.zeros_like(counts)
+        # Two noisy neighbourhoods of one mixture differ by this on average; only what they differ beyond it tells them apart.
+        expected = 2.0 * len(self.directions) * self.noise_scale**2
+        for down in range(2 * _SEARCH + 1):
+            for right in range(2 * _SEARCH + 1):
+                here = slice(down, down + height), slice(right, right + width)
+                there, there_counts = padded[(..., *here)], padded_counts[(..., *here)]
+                both = counts * there_counts
+                apart = _patch_sum(both * (maps - there).square().sum(dim=1, keepdim=True)) / _patch_sum(both).clamp_min(1.0)
+                weight = there_counts * torch.exp(-(apart - expected).clamp_min(0.0) / (0.5 * expected).clamp_min(1e-30))
+                total, weights = total + weight * there, weights + weight
+        means = total / weights.clamp_min(1e-30)
+        return (torch.einsum("pl,bphw->blhw", self.directions, means) + self.mean[:, None, None]) * counts
+
+
+def _patch_sum(maps: Tensor) -> Tensor:
+    return F.avg_pool2d(maps, 2 * _PATCH + 1, stride=1, padding=_PATCH) * (2 * _PATCH + 1) ** 2
