@@ -44,7 +44,10 @@ class NonLocalMeans(nn.Module):
         return self
 
     def forward(self, reflectance: Tensor, valid: Tensor) -> Tensor:
-        """Denoised `reflectance` `(batch, n_bands, height, width)`, finite everywhere; `valid` `(batch, height, width)` says what to use."""
+        """Denoised `reflectance` `(batch, n_bands, height, width)`.
+
+        `reflectance` is finite everywhere; `valid` `(batch, height, width)` says which pixels to use, and the others come out zero.
+        """
         maps = torch.einsum("pl,blhw->bphw", self.directions, reflectance - self.mean[:, None, None])
         counts = valid[:, None].to(maps.dtype)
         maps = maps * counts
