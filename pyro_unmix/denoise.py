@@ -46,7 +46,7 @@ class NonLocalMeans(nn.Module):
     def forward(self, reflectance: Tensor, valid: Tensor) -> Tensor:
         """Denoised `reflectance` `(batch, n_bands, height, width)`.
 
-        `reflectance` is finite everywhere; `valid` `(batch, height, width)` says which pixels to use, and the others come out zero.
+        `reflectance` is finite everywhere; `valid` `(batch, height, width)` says which pixels to use; the others come out zero.
         """
         maps = torch.einsum("pl,blhw->bphw", self.directions, reflectance - self.mean[:, None, None])
         counts = valid[:, None].to(maps.dtype)

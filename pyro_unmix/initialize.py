@@ -200,8 +200,9 @@ def _archetypes(shapes: np.ndarray, pixels: np.ndarray, k: int, seed: int) -> np
     """Candidates `(n_best, k, n_bands)`, the best first, for a scene whose noise is not white, in one order and amplitude."""
     seeds = [_SAMPLES * seed + sample for sample in range(_SAMPLES)]
     found = np.concatenate([restarts(shapes, k, _RESTARTS, keep=_KEPT, seed=each) for each in seeds])
-    # Between the mean, which forgives what few pixels hold, and the mean square, which a few strange pixels decide.
-    best = found[(residuals(shapes, found, seed=seed) ** 1.5).mean(axis=1).argsort()[:_BEST]]
+    # The median alone forgives materials that few pixels hold; the mean square alone lets a few strange pixels decide.
+    apart = residuals(shapes, found, seed=seed)
+    best = found[(np.median(apart, axis=1) * np.sqrt(np.mean(apart**2, axis=1))).argsort()[:_BEST]]
     best = np.stack([each[match(each, best[0])] for each in best])
     best /= np.linalg.norm(best, axis=2, keepdims=True)
     calibrated = calibrate_amplitude(best[0], _coefficients(nnls, pixels, best[0]))
