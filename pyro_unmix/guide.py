@@ -33,13 +33,13 @@ class DirichletHead(nn.Module):
         Added to every concentration. At 1 no marginal has a pole, and draws and their gradients stay finite; lower values let
         `Trace_ELBO` end in NaN.
     calibrated_floor
-        The floor from calibration on, where no gradient passes through a draw. A lower one lets a wide distribution keep a mean
-        near a face.
+        From calibration on, where no gradient passes through a draw, the least concentration instead. A wide distribution then
+        keeps a mean near a face, which an added floor would move inside.
     max_precision
         Soft upper bound of the precision.
     """
 
-    floor: Tensor
+    calibrated: Tensor
 
     def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.1, max_precision: float = 1e4):
         super().__init__()
@@ -48,7 +48,7 @@ class DirichletHead(nn.Module):
         self.settings = {"floor": floor, "calibrated_floor": calibrated_floor, "max_precision": max_precision}
 
     def build(self, n_features: int, n_endmembers: int) -> None:
-        self.register_buffer("floor", torch.tensor(float(self.settings["floor"])))
+        self.register_buffer("calibrated", torch.tensor(False))
         self.mean = _silent_layer(n_features, n_endmembers)
         last = _silent_layer(32, 1)
         last.bias.data.fill_(math.log(100.0))  # a precision to start from: a standard deviation of a few percent
@@ -57,7 +57,7 @@ class DirichletHead(nn.Module):
     def calibrate(self) -> None:
         """From here on only the precision is to be trained; the mean stays."""
         self.mean.requires_grad_(False)
-        self.floor.fill_(self.settings["calibrated_floor"])
+        self.calibrated.fill_(True)
 
     def forward(self, features: Tensor, estimate: Tensor) -> dist.Dirichlet:
         """Distribution of the abundances `(n_pixels, n_endmembers)`.
@@ -69,7 +69,10 @@ class DirichletHead(nn.Module):
         highest = math.log(self.settings["max_precision"])
         log_precision = self.precision(torch.cat([features, log_estimate], dim=-1))
         precision = (highest - F.softplus(highest - log_precision)).exp()
-        return dist.Dirichlet(self.floor + precision * torch.softmax(log_estimate + self.mean(features), dim=-1))
+        concentration = precision * torch.softmax(log_estimate + self.mean(features), dim=-1)
+        if self.calibrated:
+            return dist.Dirichlet(concentration.clamp_min(self.settings["calibrated_floor"]))
+        return dist.Dirichlet(self.settings["floor"] + concentration)
 
 
 class BrightnessHead(nn.Module):
