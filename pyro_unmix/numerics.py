@@ -14,7 +14,7 @@ from pyro_unmix.errors import InputError
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Treat denormal numbers as zero: weights that decay to them make a matrix product a hundred times slower.
+    """Treat denormal numbers as zero: on some processors weights that decay to them make a product many times slower.
 
     It holds for this thread and those it starts from now on; threads that torch has started before keep their denormals.
     """
