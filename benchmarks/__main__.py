@@ -37,8 +37,8 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 def entropic_descent(pixels: torch.Tensor, k: int, seed: int) -> torch.Tensor:
     """Archetypes `(k, n_bands)` of `pixels` `(n_pixels, n_bands)` from one start, in all bands and pixels.
 
-    Zouaoui et al. (2023), IEEE TIP 32, with the settings there: 100 rounds of 5 steps for abundances and 5 for archetypes, in
-    single precision.
+    The descent of Zouaoui et al. (2023), IEEE TIP 32: 100 rounds of 5 steps for abundances and 5 for archetypes, as many as our
+    own restarts take, in single precision.
     """
     generator = torch.Generator().manual_seed(seed)
     abundances = torch.full((len(pixels), k), 1.0 / k)

@@ -36,7 +36,7 @@ def test_pure_pixels_without_noise_are_found(k, angle):
     assert set(angles.argmin(axis=0)) == set(range(k)) and angles.min(axis=0).max() < angle
 
 
-def order_does_not_matter(shapes, k):
+def assert_order_does_not_matter(shapes, k):
     found = archetypes(shapes, k)
     for order in (np.arange(len(shapes))[::-1], np.random.default_rng(0).permutation(len(shapes))):
         np.testing.assert_allclose(archetypes(shapes[order], k), found, rtol=0, atol=1e-6)
@@ -46,7 +46,7 @@ def order_does_not_matter(shapes, k):
 @pytest.mark.parametrize("n_pixels", [2000, 150], ids=["all", "some"])
 def test_the_order_of_the_pixels_does_not_matter(monkeypatch, shapes, n_pixels):
     monkeypatch.setattr(module, "_SAMPLE", n_pixels)
-    order_does_not_matter(shapes, 3)
+    assert_order_does_not_matter(shapes, 3)
 
 
 def test_nor_where_the_first_bands_are_empty(monkeypatch, shapes):
@@ -54,12 +54,12 @@ def test_nor_where_the_first_bands_are_empty(monkeypatch, shapes):
     empty = shapes.copy()
     empty[:, :5] = 0.0
     monkeypatch.setattr(module, "_SAMPLE", 150)
-    order_does_not_matter(empty, 3)
+    assert_order_does_not_matter(empty, 3)
 
 
 def test_nor_where_pixels_repeat(monkeypatch, shapes):
     monkeypatch.setattr(module, "_SAMPLE", 150)
-    order_does_not_matter(np.repeat(shapes[:50], 4, axis=0), 3)
+    assert_order_does_not_matter(np.repeat(shapes[:50], 4, axis=0), 3)
 
 
 def test_another_choice_of_pixels_gives_another_answer(shapes):
