@@ -24,6 +24,10 @@ from pyro_unmix.tiles import Tiles
 ENCODERS: dict[str, Callable[[], Encoder]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
 
 
+# Added to every abundance of the estimate before its logarithm: less than any abundance that is told from zero.
+_LEAST_ABUNDANCE = 1e-4
+
+
 class DirichletHead(nn.Module):
     """q(abundances) = Dirichlet(floor + precision * mean), mean and precision both learned.
 
@@ -41,7 +45,7 @@ class DirichletHead(nn.Module):
 
     calibrated: Tensor
 
-    def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.1, max_precision: float = 1e4):
+    def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.02, max_precision: float = 1e4):
         super().__init__()
         if not (floor > 0 and calibrated_floor > 0 and max_precision > 1):
             raise InputError("positive floors and a max_precision above 1", f"{floor}, {calibrated_floor}, {max_precision}")
@@ -54,9 +58,13 @@ class DirichletHead(nn.Module):
         last.bias.data.fill_(math.log(100.0))  # a precision to start from: a standard deviation of a few percent
         self.precision = nn.Sequential(nn.Linear(n_features + n_endmembers, 32), nn.GELU(), last)
 
-    def calibrate(self) -> None:
-        """From here on only the precision is to be trained; the mean stays."""
+    def hold_mean(self) -> None:
+        """Train the precision alone."""
         self.mean.requires_grad_(False)
+
+    def calibrate(self) -> None:
+        """From here on only the precision is to be trained, and no gradient passes through a draw."""
+        self.hold_mean()
         self.calibrated.fill_(True)
 
     def forward(self, features: Tensor, estimate: Tensor) -> dist.Dirichlet:
@@ -65,7 +73,7 @@ class DirichletHead(nn.Module):
         `features` `(n_pixels, n_features)` say how the mean departs from `estimate` `(n_pixels, n_endmembers)`, and how
         sure it is.
         """
-        log_estimate = (estimate + 1e-3).log()
+        log_estimate = (estimate + _LEAST_ABUNDANCE).log()
         highest = math.log(self.settings["max_precision"])
         log_precision = self.precision(torch.cat([features, log_estimate], dim=-1))
         precision = (highest - F.softplus(highest - log_precision)).exp()
@@ -250,7 +258,7 @@ class UnmixingGuide(PyroModule):
     def calibrate(self) -> None:
         """From here on only the widths of q(abundances) and q(brightness) are to be trained: what the scene has said of the mean,
         the endmembers and the noise stays."""
-        self.eval().requires_grad_(False)  # in training mode Pyro warns of parameters that are not trained
+        self.requires_grad_(False)
         for part in (self.head, self.brightness):
             if part is not None:
                 part.requires_grad_(True)

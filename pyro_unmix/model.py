@@ -120,6 +120,12 @@ class UnmixingModel(PyroModule):
             pyro.sample("reflectance", self.noise.likelihood(mean, noise_scale), obs=observed)
         return mean
 
+    @property
+    def least_squares_is_mode(self) -> bool:
+        """Whether constrained least squares, where the guide starts, are the most probable abundances: linear mixing, and a prior
+        that prefers none."""
+        return isinstance(self.mixing, Linear) and isinstance(self.abundances, Dirichlet) and self.abundances.flat
+
     def _has_open_parts(self) -> bool:
         if self.n_endmembers == "auto" or self.endmembers is None or self.brightness == "auto" or self.evidence is None:
             return True

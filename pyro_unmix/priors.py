@@ -37,6 +37,11 @@ class Dirichlet(nn.Module):
         self.settings = {"concentration": torch.as_tensor(concentration, dtype=torch.float64).tolist()}
         self.register_buffer("concentration", values)
 
+    @property
+    def flat(self) -> bool:
+        """Whether no abundances are more probable than others."""
+        return bool((self.concentration == 1.0).all())
+
     def forward(self, n_endmembers: int) -> dist.Dirichlet:
         if self.concentration.ndim and len(self.concentration) != n_endmembers:
             raise InputError(f"{n_endmembers} concentrations, one an endmember", f"{len(self.concentration)}")

@@ -40,7 +40,7 @@ class Trainer:
                  device: torch.device, bar: StageProgress, checkpoint: Path | None):
         self.config, self.bar, self.checkpoint = config, bar, checkpoint
         self.model = model.to(device)
-        self.guide = guide.bind(start).to(device)
+        self.guide = guide.bind(start).to(device).eval()  # in training mode Pyro warns of parameters that are held
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device)
         self.n_pixels = scene.n_pixels
@@ -56,6 +56,8 @@ class Trainer:
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
+        if self.model.least_squares_is_mode:
+            self.guide.head.hold_mean()
         if stage == "calibrate":
             self.source = copy.deepcopy(self.guide)  # what to simulate from: it must not follow what is being trained on it
             self.guide.calibrate()

@@ -158,6 +158,15 @@ def test_other_abundance_priors(scene, model, plain, prior):
     assert not torch.equal(result.guide.head.mean.weight, plain.guide.head.mean.weight)  # the prior is heard
 
 
+def test_a_flat_prior_leaves_the_means_at_least_squares(scene, plain):
+    """Negative control: a prior that prefers mixtures moves them."""
+    estimate = plain.guide.estimate(pu.whole(scene))[0].numpy()
+    found = plain.posterior(scene).summary().abundance_mean.values.reshape(-1, K)
+    np.testing.assert_allclose(found, estimate, atol=2e-3)
+    mixed = quiet_fit(plain.model.replace(abundances=pu.priors.Dirichlet(5.0)), scene)
+    assert abs(mixed.posterior(scene).summary().abundance_mean.values.reshape(-1, K) - estimate).max() > 5e-3
+
+
 @pytest.mark.parametrize("parts", [
     dict(abundances=logistic_normal),
     dict(endmembers=lambda k, n_bands: dist.Normal(torch.full((k, n_bands), 0.5), 0.2).to_event(2)),
