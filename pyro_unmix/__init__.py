@@ -5,7 +5,8 @@ from pyro_unmix.datasets import load_dataset
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import FitDiverged, InputError, UnmixError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig, fit
-from pyro_unmix.guide import DirichletHead, UnmixingGuide
+from pyro_unmix.guide import UnmixingGuide
+from pyro_unmix.heads import DirichletHead, LogisticNormalHead, SimplexNormalHead
 from pyro_unmix.initialize import initialize
 from pyro_unmix.io import open_scene, save_scene
 from pyro_unmix.library import SpectralLibrary, open_library
@@ -18,8 +19,9 @@ from pyro_unmix.simulate import simulate_scene
 from pyro_unmix.tiles import Tiles, Tiling, whole
 
 __all__ = [
-    "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "PixelEncoder", "Posterior", "Scene",
-    "SpatialAttentionEncoder", "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide",
-    "UnmixingModel", "evaluate", "fit", "initialize", "load_dataset", "load_fit", "mixing", "noise", "open_library",
-    "open_scene", "plot", "priors", "save_run", "save_scene", "simulate_scene", "whole",
+    "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
+    "Posterior", "Scene", "SimplexNormalHead", "SpatialAttentionEncoder", "SpectralLibrary", "Tiles", "Tiling",
+    "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "evaluate", "fit", "initialize", "load_dataset",
+    "load_fit", "mixing", "noise", "open_library", "open_scene", "plot", "priors", "save_run", "save_scene",
+    "simulate_scene", "whole",
 ]

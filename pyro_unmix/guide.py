@@ -3,118 +3,26 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pyro_unmix.baselines.fcls import fcls, nnls
 from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.encoders import ConvEncoder, Encoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import InputError
+from pyro_unmix.heads import HEADS, BrightnessHead, Head
 from pyro_unmix.initialize import Start
+from pyro_unmix.least_squares import LeastSquares, least_squares
 from pyro_unmix.tiles import Tiles
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
-
-
-# Added to every abundance of the estimate before its logarithm: less than any abundance that is told from zero.
-_LEAST_ABUNDANCE = 1e-4
-
-
-class DirichletHead(nn.Module):
-    """q(abundances) = Dirichlet(floor + precision * mean), mean and precision both learned.
-
-    Parameters
-    ----------
-    floor
-        Added to every concentration. At 1 no marginal has a pole, and draws and their gradients stay finite; lower values let
-        `Trace_ELBO` end in NaN.
-    calibrated_floor
-        From calibration on, where no gradient passes through a draw, the least concentration instead. A wide distribution then
-        keeps a mean near a face, which an added floor would move inside.
-    max_precision
-        Soft upper bound of the precision.
-    """
-
-    calibrated: Tensor
-
-    def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.02, max_precision: float = 1e4):
-        super().__init__()
-        if not (floor > 0 and calibrated_floor > 0 and max_precision > 1):
-            raise InputError("positive floors and a max_precision above 1", f"{floor}, {calibrated_floor}, {max_precision}")
-        self.settings = {"floor": floor, "calibrated_floor": calibrated_floor, "max_precision": max_precision}
-
-    def build(self, n_features: int, n_endmembers: int) -> None:
-        self.register_buffer("calibrated", torch.tensor(False))
-        self.mean = _silent_layer(n_features, n_endmembers)
-        last = _silent_layer(32, 1)
-        last.bias.data.fill_(math.log(100.0))  # a precision to start from: a standard deviation of a few percent
-        self.precision = nn.Sequential(nn.Linear(n_features + n_endmembers, 32), nn.GELU(), last)
-
-    def hold_mean(self) -> None:
-        """Train the precision alone."""
-        self.mean.requires_grad_(False)
-
-    def calibrate(self) -> None:
-        """From here on only the precision is to be trained, and no gradient passes through a draw."""
-        self.hold_mean()
-        self.calibrated.fill_(True)
-
-    def forward(self, features: Tensor, estimate: Tensor) -> dist.Dirichlet:
-        """Distribution of the abundances `(n_pixels, n_endmembers)`.
-
-        `features` `(n_pixels, n_features)` say how the mean departs from `estimate` `(n_pixels, n_endmembers)`, and how
-        sure it is.
-        """
-        log_estimate = (estimate + _LEAST_ABUNDANCE).log()
-        highest = math.log(self.settings["max_precision"])
-        log_precision = self.precision(torch.cat([features, log_estimate], dim=-1))
-        precision = (highest - F.softplus(highest - log_precision)).exp()
-        concentration = precision * torch.softmax(log_estimate + self.mean(features), dim=-1)
-        if self.calibrated:
-            return dist.Dirichlet(concentration.clamp_min(self.settings["calibrated_floor"]))
-        return dist.Dirichlet(self.settings["floor"] + concentration)
-
-
-class BrightnessHead(nn.Module):
-    """q(brightness) = LogNormal(loc, scale), one a pixel."""
-
-    def build(self, n_features: int) -> None:
-        self.layer = _silent_layer(n_features, 2)
-
-    def forward(self, features: Tensor, estimate: Tensor) -> dist.LogNormal:
-        """Distribution of the factor `(n_pixels,)`; `features` say how it departs from `estimate` `(n_pixels,)`."""
-        shift, log_scale = self.layer(features).unbind(-1)
-        return dist.LogNormal(estimate.log() + shift, F.softplus(log_scale - 3.0) + 1e-4)
-
-
-def _silent_layer(n_inputs: int, n_outputs: int) -> nn.Linear:
-    """A layer that says nothing until it is trained."""
-    layer = nn.Linear(n_inputs, n_outputs)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def least_squares(pixels: Tensor, endmembers: Tensor, brightness: bool) -> tuple[Tensor, Tensor]:
-    """Point estimate of abundances `(n_pixels, n_endmembers)` and brightness `(n_pixels,)` given the endmembers.
-
-    With brightness, non-negative least squares divided by its sum; without, fully constrained least squares.
-    """
-    if not brightness:
-        return fcls(pixels, endmembers, iterations=50), torch.ones(len(pixels), device=pixels.device)
-    coefficients = nnls(pixels, endmembers, iterations=50)
-    total = coefficients.sum(dim=-1)
-    # A pixel darker than anything says nothing about its materials.
-    abundances = torch.where(total[:, None] > 1e-9, coefficients / total.clamp_min(1e-9)[:, None], 1.0 / len(endmembers))
-    return abundances, total.clamp_min(1e-9)
 
 
 class SpectrumInput(nn.Module):
@@ -199,28 +107,24 @@ class UnmixingGuide(PyroModule):
     encoder
         "spacnn", "cnn", "mlp", or an `Encoder`.
     head
-        Distribution of the abundances given the features. None: `DirichletHead()`.
+        Distribution of the abundances given the features: "dirichlet", "logistic-normal", "simplex-normal", or a `Head`.
 
     A guide made here is a plan. `bind` makes a trained copy's layers for one scene and leaves the plan as it is, so that one
     plan serves many fits that do not touch each other.
     """
 
     encoder: Encoder
-    head: DirichletHead
+    head: Head
     brightness: BrightnessHead | None
     denoise: NonLocalMeans | None
     input: SpectrumInput
     endmembers: EndmemberPosterior
     noise: NoisePosterior
 
-    def __init__(self, encoder: str | Encoder = "spacnn", head: DirichletHead | None = None):
+    def __init__(self, encoder: str | Encoder = "spacnn", head: str | Head = "dirichlet"):
         super().__init__()
-        if isinstance(encoder, str):
-            if encoder not in ENCODERS:
-                raise InputError(f"a guide among {', '.join(ENCODERS)}", f"'{encoder}'")
-            encoder = ENCODERS[encoder]()
-        self.encoder = encoder
-        self.head = head if head is not None else DirichletHead()
+        self.encoder = _named(ENCODERS, encoder, "guide")
+        self.head = _named(HEADS, head, "head")
         self.brightness = self.denoise = None
 
     @property
@@ -256,25 +160,26 @@ class UnmixingGuide(PyroModule):
         return guide
 
     def calibrate(self) -> None:
-        """From here on only the widths of q(abundances) and q(brightness) are to be trained: what the scene has said of the mean,
-        the endmembers and the noise stays."""
+        """From here on only q(abundances) and q(brightness) are to be trained, as far as the head says: what the scene has said
+        of the endmembers and the noise stays."""
         self.requires_grad_(False)
         for part in (self.head, self.brightness):
             if part is not None:
                 part.requires_grad_(True)
-        self.head.calibrate()
+        self.encoder.requires_grad_(self.head.calibrate())
 
-    def pixels(self, tiles: Tiles) -> tuple[dist.Dirichlet, dist.LogNormal | None]:
+    def pixels(self, tiles: Tiles) -> tuple[TorchDistributionMixin, dist.LogNormal | None]:
         """q(abundances) and q(brightness) of the pixels that count, batch shape `(n_pixels,)`."""
         features = tiles.select(self.encoder(self.input(tiles.reflectance, tiles.valid), tiles.valid))
-        abundances, brightness = self.estimate(tiles)
-        return self.head(features, abundances), None if self.brightness is None else self.brightness(features, brightness)
+        estimate = self.estimate(tiles)
+        return self.head(features, estimate), None if self.brightness is None else self.brightness(features, estimate.brightness)
 
     @torch.no_grad()
-    def estimate(self, tiles: Tiles) -> tuple[Tensor, Tensor]:
-        """Least-squares abundances `(n_pixels, n_endmembers)` and brightness `(n_pixels,)`, where the encoder starts from."""
+    def estimate(self, tiles: Tiles) -> LeastSquares:
+        """Least squares of the pixels that count: where the guide starts from."""
         reflectance = tiles.reflectance if self.denoise is None else self.denoise(tiles.reflectance, tiles.valid)
-        return least_squares(tiles.select(reflectance), self.endmembers.loc(), self.brightness is not None)
+        return least_squares(tiles.select(reflectance), self.endmembers.loc(), self.noise.loc.exp(),
+                             brightness=self.brightness is not None)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
         """log q(abundances, brightness | tiles), `(n_pixels,)`."""
@@ -291,3 +196,12 @@ class UnmixingGuide(PyroModule):
                 pyro.sample("abundances", abundances)
                 if brightness is not None:
                     pyro.sample("brightness", brightness)
+
+
+def _named(kinds: Mapping[str, Callable], part: Any, what: str) -> Any:
+    """The part itself, or one made by its name."""
+    if not isinstance(part, str):
+        return part
+    if part not in kinds:
+        raise InputError(f"a {what} among {', '.join(kinds)}", f"'{part}'")
+    return kinds[part]()

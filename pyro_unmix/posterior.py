@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import xarray as xr
-from scipy import stats
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 
+from pyro_unmix.distributions import marginals
 from pyro_unmix.errors import InputError
 from pyro_unmix.io.files import atomic_path
-from pyro_unmix.numerics import one_thread
+from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiling
 
@@ -23,14 +25,14 @@ if TYPE_CHECKING:
     from pyro_unmix.fit import Fit
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Rows and columns of the tiles the guide is run over.
-_TILE = 128
+# Rows and columns of the tiles the guide is run over, for summaries and for draws.
+_TILE, _DRAWN_TILE = 64, 32
 
 
 class Posterior:
     """Abundances, brightness and endmembers of a scene given a fit.
 
-    The guide is run once, tile by tile; kept are its parameters in every pixel, not draws.
+    The guide is run tile by tile when something is asked for; nothing of the size of the draws is kept.
 
     Parameters
     ----------
@@ -45,65 +47,55 @@ class Posterior:
         The scene has other bands than the fit.
     """
 
-    @one_thread()
     def __init__(self, fit: Fit, scene: Scene):
         _check_bands(fit, scene)
         self._fit, self.scene = fit, scene
-        rows, cols, _ = scene.shape
-        k = fit.model.n_endmembers
-        self._concentration = np.full((rows, cols, k), np.nan)
-        log_brightness = np.full((rows, cols, 2), np.nan)
-        tiling = Tiling(scene, _TILE, fit.guide.halo)
-        with torch.no_grad():
-            for number in range(len(tiling)):
+
+    @torch.no_grad()
+    def _tiles(self, size: int, rows: np.ndarray, cols: np.ndarray) -> Iterator[tuple]:
+        """Of each tile that reaches into `rows` and `cols`: rows and columns of its pixels, q(abundances), q(brightness)."""
+        tiling = Tiling(self.scene, size, self._fit.guide.halo)
+        for number, (i, j) in enumerate(tiling.corners):
+            if ((i <= rows) & (rows < i + tiling.height)).any() and ((j <= cols) & (cols < j + tiling.width)).any():
                 tiles = tiling.batch([number])
                 where = tuple(index.numpy() for index in tiling.rows_and_columns(tiles, [number]))
-                abundances, brightness = fit.guide.pixels(tiles)
-                self._concentration[where] = abundances.concentration.double().numpy()
-                if brightness is not None:
-                    log_brightness[where] = torch.stack([brightness.loc, brightness.scale], dim=-1).double().numpy()
-            self._log_brightness = log_brightness if fit.guide.brightness is not None else None
-            endmembers = fit.guide.endmembers()
-            self._endmember_loc = endmembers.mean.double().numpy()
-            self._endmember_scale_tril = endmembers.scale_tril.double().numpy()
+                yield where, *self._fit.guide.pixels(tiles)
 
     @property
     def history(self):
         """How training went: `Fit.history`."""
         return self._fit.history
 
+    @one_thread()
     def summary(self) -> xr.Dataset:
-        """Mean, standard deviation and quantiles of everything, in closed form.
-
-        Marginals of a Dirichlet are Beta distributions. Variables, dimensions and attributes are those of `summary.nc`.
-        """
-        mask = self.scene.mask.values
-        concentration = self._concentration
-        total = concentration.sum(axis=-1, keepdims=True)
-        mean = concentration / total
-        sd = np.sqrt(mean * (1 - mean) / (total + 1))
-        quantiles = np.full((len(QUANTILES), *mean.shape), np.nan)
-        a = concentration[mask]
-        for level, out in zip(QUANTILES, quantiles, strict=True):
-            out[mask] = stats.beta.ppf(level, a, total[mask] - a)
-
-        covariance = self._endmember_scale_tril @ self._endmember_scale_tril.swapaxes(-1, -2)
-        brightness = None if self._log_brightness is None else np.exp(self._log_brightness @ [1.0, 0.0]
-                                                                      + 0.5 * self._log_brightness[..., 1] ** 2)
+        """Mean, standard deviation and quantiles; variables, dimensions and attributes are those of `summary.nc`."""
+        rows, cols, _ = self.scene.shape
+        k = self._fit.model.n_endmembers
+        mean, sd = np.full((2, rows, cols, k), np.nan)
+        quantiles = np.full((len(QUANTILES), rows, cols, k), np.nan)
+        brightness = None if self._fit.guide.brightness is None else np.full((rows, cols), np.nan)
+        for where, q_abundances, q_brightness in self._tiles(_TILE, np.arange(rows), np.arange(cols)):
+            found = marginals(q_abundances, QUANTILES)
+            mean[where] = found.mean / found.mean.sum(-1, keepdim=True)
+            sd[where] = found.sd
+            quantiles[(slice(None), *where)] = found.quantiles
+            if brightness is not None:
+                brightness[where] = q_brightness.mean
+        endmembers = self._endmembers()
         map_dims, float32 = ("y", "x", "endmember"), np.float32
         variables = {
             "abundance_mean": (map_dims, mean.astype(float32)),
             "abundance_sd": (map_dims, sd.astype(float32)),
             "abundance_quantile": (("quantile", *map_dims), quantiles.astype(float32)),
-            "endmember_mean": (("endmember", "wavelength"), self._endmember_loc.astype(float32)),
-            "endmember_sd": (("endmember", "wavelength"),
-                             np.sqrt(covariance.diagonal(axis1=-2, axis2=-1)).astype(float32)),
+            "endmember_mean": (("endmember", "wavelength"), endmembers.mean.numpy()),
+            "endmember_sd": (("endmember", "wavelength"), endmembers.stddev.numpy()),
             "reconstruction_rmse": (("y", "x"), self._reconstruction_rmse(mean, brightness).astype(float32)),
         }
         if brightness is not None:
             variables["brightness_mean"] = (("y", "x"), brightness.astype(float32))
         return xr.Dataset(variables, coords=self._coords() | {"quantile": list(QUANTILES)}, attrs=self._attributes())
 
+    @one_thread()
     def draws(self, n: int = 500, *, seed: int = 0, y: slice = slice(None), x: slice = slice(None)) -> xr.Dataset:
         """Draws from the posterior of the pixels at rows `y` and columns `x`.
 
@@ -112,18 +104,21 @@ class Posterior:
         """
         if n < 1:
             raise InputError("at least one draw", f"{n}")
-        random = np.random.default_rng(seed)
-        noise = random.standard_normal((n, *self._endmember_loc.shape))
-        endmembers = self._endmember_loc + np.einsum("kij,dkj->dki", self._endmember_scale_tril, noise)
-        gammas = random.standard_gamma(np.nan_to_num(self._concentration[y, x], nan=1.0)[None].repeat(n, axis=0))
-        mask = self.scene.mask.values[y, x]
-        abundances = np.where(mask[..., None], gammas / gammas.sum(axis=-1, keepdims=True), np.nan)
-        variables = {"endmembers": (("draw", "endmember", "wavelength"), endmembers.astype(np.float32)),
-                     "abundances": (("draw", "y", "x", "endmember"), abundances.astype(np.float32))}
-        if self._log_brightness is not None:
-            loc, scale = np.moveaxis(self._log_brightness[y, x], -1, 0)
-            factor = np.exp(loc + scale * random.standard_normal((n, *loc.shape)))
-            variables["brightness"] = (("draw", "y", "x"), factor.astype(np.float32))
+        rows, cols = (np.arange(length)[part] for length, part in zip(self.scene.shape[:2], (y, x), strict=True))
+        brightness = np.full((n, len(rows), len(cols)), np.nan, dtype=np.float32)
+        with seeded(seed):
+            endmembers = self._endmembers().sample(torch.Size([n])).numpy()
+            abundances = np.full((*brightness.shape, endmembers.shape[1]), np.nan, dtype=np.float32)
+            for where, q_abundances, q_brightness in self._tiles(_DRAWN_TILE, rows, cols):
+                row, col = (_positions(part, index) for part, index in zip((rows, cols), where, strict=True))
+                inside = (row >= 0) & (col >= 0)
+                for out, q in ((abundances, q_abundances), (brightness, q_brightness)):
+                    if q is not None:
+                        out[:, row[inside], col[inside]] = q.sample(torch.Size([n])).numpy()[:, inside]
+        variables = {"endmembers": (("draw", "endmember", "wavelength"), endmembers),
+                     "abundances": (("draw", "y", "x", "endmember"), abundances)}
+        if self._fit.guide.brightness is not None:
+            variables["brightness"] = (("draw", "y", "x"), brightness)
         coords = xr.Dataset(coords=self._coords()).isel(y=y, x=x).coords
         return xr.Dataset(variables, coords={**coords, "draw": np.arange(n)}, attrs=self._attributes() | {"draw_seed": seed})
 
@@ -137,9 +132,13 @@ class Posterior:
         """Write the summary to a NetCDF file, whole or not at all."""
         write_netcdf(self.summary(), path)
 
+    @torch.no_grad()
+    def _endmembers(self) -> TorchDistributionMixin:
+        return self._fit.guide.endmembers()
+
     def _reconstruction_rmse(self, mean: np.ndarray, brightness: np.ndarray | None) -> np.ndarray:
         error = np.full(mean.shape[:2], np.nan)
-        endmembers = torch.as_tensor(self._endmember_loc)
+        endmembers = self._endmembers().mean.double()
         for row in range(len(mean)):  # row by row: a reconstruction of the whole scene would be as large as the scene in float64
             mixed = self._fit.model.mixing(torch.as_tensor(mean[row]), endmembers).numpy()
             mixed = mixed if brightness is None else brightness[row, :, None] * mixed
@@ -163,6 +162,13 @@ class Posterior:
         fit = self._fit
         return {"program": "pyro_unmix", "version": version("pyro_unmix"), "seed": fit.seed, "scene": self.scene.name,
                 "configuration": json.dumps(self._configuration()), "seconds": round(sum(fit.seconds.values()), 3)}
+
+
+def _positions(part: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Where in `part` each of `index` stands; -1 where it does not."""
+    place = np.full(max(part.max(), index.max()) + 1, -1)
+    place[part] = np.arange(len(part))
+    return place[index]
 
 
 def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike) -> None:

@@ -23,6 +23,7 @@ from pyro_unmix.errors import FitDiverged, InputError
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import Start
 from pyro_unmix.io.files import atomic_path
+from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.scene import Scene
@@ -57,7 +58,7 @@ class Trainer:
     def _enter(self, stage: str) -> None:
         self.stage = stage
         if self.model.least_squares_is_mode:
-            self.guide.head.hold_mean()
+            self.guide.head.hold()
         if stage == "calibrate":
             self.source = copy.deepcopy(self.guide)  # what to simulate from: it must not follow what is being trained on it
             self.guide.calibrate()
@@ -184,7 +185,8 @@ def choose_elbo(model: UnmixingModel, guide: UnmixingGuide) -> Trace_ELBO:
     n_bands = guide.endmembers.mean.shape[1]
     k = model.n_endmembers
     device = guide.endmembers.mean.device
-    features, estimate = torch.zeros(1, guide.encoder.n_features, device=device), torch.full((1, k), 1 / k, device=device)
+    features, even = torch.zeros(1, guide.encoder.n_features, device=device), torch.full((1, k), 1 / k, device=device)
+    estimate = LeastSquares(even, torch.ones(1, device=device), even, torch.eye(k, device=device)[None])
     try:
         torch.distributions.kl_divergence(guide.endmembers().to_event(1), model.endmembers(k, n_bands))
         torch.distributions.kl_divergence(guide.head(features, estimate), model.abundances(k))

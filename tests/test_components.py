@@ -14,7 +14,7 @@ from pyro_unmix import mixing
 from pyro_unmix.components import describe, restore
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import InputError
-from pyro_unmix.guide import DirichletHead
+from pyro_unmix.heads import DirichletHead
 from pyro_unmix.mixing import Linear
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.priors import CustomPrior, Dirichlet, MVNEndmembers, as_prior

@@ -160,7 +160,7 @@ def test_other_abundance_priors(scene, model, plain, prior):
 
 def test_a_flat_prior_leaves_the_means_at_least_squares(scene, plain):
     """Negative control: a prior that prefers mixtures moves them."""
-    estimate = plain.guide.estimate(pu.whole(scene))[0].numpy()
+    estimate = plain.guide.estimate(pu.whole(scene)).abundances.numpy()
     found = plain.posterior(scene).summary().abundance_mean.values.reshape(-1, K)
     np.testing.assert_allclose(found, estimate, atol=2e-3)
     mixed = quiet_fit(plain.model.replace(abundances=pu.priors.Dirichlet(5.0)), scene)

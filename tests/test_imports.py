@@ -20,10 +20,11 @@ errors
 scene
 io metrics simulate subspace
 library datasets
-tiles progress numerics mixing encoders denoise simplex
+tiles progress numerics mixing encoders denoise simplex likelihood distributions
 priors noise baselines
+least_squares
 model
-initialize
+initialize heads
 guide
 transfer
 training posterior

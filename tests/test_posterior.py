@@ -85,7 +85,7 @@ def test_quantiles_equal_draws(summary, draws):
 
 def test_draws_of_endmembers_covary_over_bands(posterior, draws):
     """A correlation of N draws has a standard error of at most 1 / sqrt(N)."""
-    scale = posterior._endmember_scale_tril
+    scale = posterior._endmembers().scale_tril.numpy()
     for k in range(K):
         covariance = scale[k] @ scale[k].T
         sd = np.sqrt(covariance.diagonal())

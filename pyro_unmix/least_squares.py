@@ -1,0 +1,74 @@
+"""What least squares says of a pixel, given endmembers and noise: where a guide starts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.likelihood import PixelLikelihood
+
+# Ridge on the correlations of the endmembers: two of one spectrum cannot be told apart, and nothing else must break.
+_RIDGE = 1e-9
+
+
+class LeastSquares(NamedTuple):
+    """Estimates of n pixels.
+
+    Attributes
+    ----------
+    abundances
+        `(n, K)`: constrained to the simplex.
+    brightness
+        `(n,)`: sum of the non-negative coefficients; one where brightness is not modelled.
+    free
+        `(n, K)`: summing to one, but not kept from being negative. Without constraints and with a flat prior this is the mean
+        of the posterior.
+    covariance
+        `(n, K, K)`: of `free`, from the noise; its rows sum to zero.
+    """
+
+    abundances: Tensor
+    brightness: Tensor
+    free: Tensor
+    covariance: Tensor
+
+
+def least_squares(pixels: Tensor, endmembers: Tensor, noise_scale: Tensor, *, brightness: bool) -> LeastSquares:
+    """Estimates from `pixels` `(n, L)`, `endmembers` `(K, L)` and the noise's standard deviations `(L,)`.
+
+    `abundances` weigh all bands alike: with brightness, non-negative least squares divided by its sum; without, fully constrained
+    least squares. `free` and `covariance` weigh bands by their noise.
+    """
+    abundances, total = constrained(pixels, endmembers, brightness)
+    likelihood = PixelLikelihood.of(pixels.double(), endmembers.double(), noise_scale.double())
+    norms = likelihood.precision.diagonal().sqrt()
+    correlations = likelihood.precision / norms / norms[:, None]
+    inverse = torch.linalg.inv(correlations + _RIDGE * torch.eye(len(norms), dtype=norms.dtype, device=norms.device))
+    inverse = inverse / norms / norms[:, None]
+    free = likelihood.linear @ inverse
+    if brightness:
+        factor = torch.maximum(free.sum(dim=1), 0.1 * total.double().clamp_min(1e-9))
+        free = free / factor[:, None]
+        # The derivative of x / sum(x).
+        slope = (torch.eye(len(norms), dtype=free.dtype, device=free.device) - free[:, :, None]) / factor[:, None, None]
+        covariance = slope @ inverse @ slope.mT
+    else:
+        gain = inverse.sum(dim=1) / inverse.sum()
+        free = free + (1.0 - free.sum(dim=1, keepdim=True)) * gain
+        covariance = (inverse - gain[:, None] * inverse.sum(dim=0)).expand(len(free), -1, -1)
+    dtype = pixels.dtype
+    return LeastSquares(abundances, total, free.to(dtype), covariance.to(dtype))
+
+
+def constrained(pixels: Tensor, endmembers: Tensor, brightness: bool) -> tuple[Tensor, Tensor]:
+    """`LeastSquares.abundances` and `.brightness`."""
+    if not brightness:
+        return fcls(pixels, endmembers, iterations=50), torch.ones(len(pixels), device=pixels.device)
+    coefficients = nnls(pixels, endmembers, iterations=50)
+    total = coefficients.sum(dim=-1)
+    # A pixel darker than anything says nothing about its materials.
+    abundances = torch.where(total[:, None] > 1e-9, coefficients / total.clamp_min(1e-9)[:, None], 1.0 / len(endmembers))
+    return abundances, total.clamp_min(1e-9)
