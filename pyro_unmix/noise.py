@@ -36,8 +36,11 @@ class PixelBrightness(nn.Module):
         return dist.LogNormal(torch.zeros_like(self.scale), self.scale)
 
 
-class DiagonalNoise(nn.Module):
-    """Independent Gaussian noise in every band, of a scale that is learned.
+class BandNoise(nn.Module):
+    """Gaussian noise whose standard deviation in every band is learned: what the classes below have in common.
+
+    They add `cholesky(noise_scale)` and `likelihood(mean, noise_scale)`; `noise_scale` is the latent site of that name, of shape
+    `(n_bands,)`.
 
     Parameters
     ----------
@@ -57,7 +60,7 @@ class DiagonalNoise(nn.Module):
         if not (spread > 0 and floor > 0):
             raise InputError("a positive spread and a positive floor of the noise", f"spread {spread}, floor {floor}")
         self.settings = {"spread": spread, "floor": floor}
-        scale = torch.as_tensor(math.nan if scale is None else scale, dtype=torch.float32)
+        scale = _own(scale, torch.float32)
         if (scale <= 0).any():
             raise InputError("positive noise scales", f"a smallest value of {scale.min():g}")
         self.register_buffer("scale", scale)
@@ -68,7 +71,127 @@ class DiagonalNoise(nn.Module):
             raise InputError(f"{n_bands} noise scales, one a band", f"shape {tuple(self.scale.shape)}")
         return dist.LogNormal(self.scale.log().expand(n_bands), self.settings["spread"]).to_event(1)
 
+    def _deviation(self, noise_scale: Tensor) -> Tensor:
+        return (noise_scale.square() + self.settings["floor"] ** 2).sqrt()
+
+
+class DiagonalNoise(BandNoise):
+    """Independent Gaussian noise in every band, of a scale that is learned. Parameters: those of `BandNoise`."""
+
+    def cholesky(self, noise_scale: Tensor) -> Tensor:
+        """Standard deviations `(n_bands,)`."""
+        return self._deviation(noise_scale)
+
     def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
         """Distribution of spectra around `mean` `(..., n_bands)`."""
-        scale = (noise_scale.square() + self.settings["floor"] ** 2).sqrt()
-        return dist.Normal(mean, scale).to_event(1)
+        return dist.Normal(mean, self.cholesky(noise_scale)).to_event(1)
+
+
+class SmoothNoise(BandNoise):
+    """Gaussian noise of which a share is stationary and smooth over wavelength, the rest independent from band to band.
+
+    Covariance D (share R + (1 - share) I) D, D = diag(noise_scale), R the Matern-3/2 correlation of `smooth_correlation`.
+
+    Parameters
+    ----------
+    scale, spread, floor
+        Those of `BandNoise`.
+    length_scale
+        Of the correlation, in nm.
+    share
+        Of the variance of a band that is correlated with other bands, from 0 and below 1.
+    wavelengths
+        `(n_bands,)` in nm, in any order. None: bands are taken as 10 nm apart.
+    """
+
+    wavelengths: Tensor
+
+    def __init__(self, scale: Tensor | np.ndarray | float | None = None, length_scale: float = 100.0, share: float = 0.9,
+                 wavelengths: Tensor | np.ndarray | None = None, spread: float = 1.0, floor: float = 1e-6):
+        super().__init__(scale, spread, floor)
+        if not (0 < length_scale < math.inf and 0 <= share < 1):
+            raise InputError("a positive length_scale and a share from 0 and below 1",
+                             f"length_scale {length_scale}, share {share}", "what is not shared keeps the covariance invertible")
+        self.settings |= {"length_scale": float(length_scale), "share": float(share)}
+        wavelengths = _own(wavelengths, torch.float64)
+        if wavelengths.ndim > 1 or (wavelengths.ndim and not wavelengths.isfinite().all()):
+            raise InputError("finite wavelengths (n_bands,) in nm", f"an array of shape {tuple(wavelengths.shape)}")
+        self.register_buffer("wavelengths", wavelengths)
+
+    def prior(self, n_bands: int) -> TorchDistributionMixin:
+        """Distribution of the noise scale, event shape `(n_bands,)`."""
+        if self.wavelengths.ndim and len(self.wavelengths) != n_bands:
+            raise InputError(f"{n_bands} wavelengths, one a band", f"{len(self.wavelengths)}")
+        return super().prior(n_bands)
+
+    def cholesky(self, noise_scale: Tensor) -> Tensor:
+        """Lower factor `(n_bands, n_bands)` of the covariance."""
+        share, n_bands = self.settings["share"], noise_scale.shape[-1]
+        wavelengths = self.wavelengths if self.wavelengths.ndim else 10.0 * torch.arange(n_bands).to(self.wavelengths)
+        smooth = smooth_correlation(wavelengths, self.settings["length_scale"])
+        # Factorised in float64: in float32 a smooth correlation of 200 bands is no longer positive definite.
+        factor = torch.linalg.cholesky(share * smooth + (1 - share) * torch.eye(n_bands).to(smooth))
+        return self._deviation(noise_scale)[..., None] * factor.to(noise_scale.dtype)
+
+    def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
+        """Distribution of spectra around `mean` `(..., n_bands)`."""
+        # Not validated: the check would write the factor out for every pixel.
+        return dist.MultivariateNormal(mean, scale_tril=self.cholesky(noise_scale), validate_args=False)
+
+
+class LowRankNoise(BandNoise):
+    """Gaussian noise of a few factors that all bands share, and independent noise in every band.
+
+    Covariance D (loadings^T loadings + I) D, D = diag(noise_scale): the scale is that of the independent part.
+
+    Parameters
+    ----------
+    scale, spread, floor
+        Those of `BandNoise`, of the independent part.
+    loadings
+        `(rank, n_bands)`, in units of the scale. None: to be read from a saved state.
+    """
+
+    loadings: Tensor
+
+    def __init__(self, scale: Tensor | np.ndarray | float | None = None, loadings: Tensor | np.ndarray | None = None,
+                 spread: float = 1.0, floor: float = 1e-6):
+        super().__init__(scale, spread, floor)
+        loadings = _own(loadings, torch.float32)
+        if loadings.ndim and (loadings.ndim != 2 or not len(loadings) or not loadings.isfinite().all()):
+            raise InputError("finite loadings (rank, n_bands) of rank 1 or more", f"an array of shape {tuple(loadings.shape)}")
+        self.register_buffer("loadings", loadings)
+
+    def prior(self, n_bands: int) -> TorchDistributionMixin:
+        """Distribution of the noise scale, event shape `(n_bands,)`."""
+        if self.loadings.shape[-1:] != (n_bands,):
+            raise InputError(f"loadings (rank, {n_bands})", f"shape {tuple(self.loadings.shape)}")
+        return super().prior(n_bands)
+
+    def cholesky(self, noise_scale: Tensor) -> Tensor:
+        """Lower factor `(n_bands, n_bands)` of the covariance."""
+        loadings = self.loadings.double()
+        factor = torch.linalg.cholesky(loadings.T @ loadings + torch.eye(loadings.shape[1]).to(loadings))
+        return self._deviation(noise_scale)[..., None] * factor.to(noise_scale.dtype)
+
+    def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
+        """Distribution of spectra around `mean` `(..., n_bands)`."""
+        deviation = self._deviation(noise_scale)
+        return dist.LowRankMultivariateNormal(mean, deviation[..., None] * self.loadings.T.to(deviation), deviation.square(),
+                                              validate_args=False)
+
+
+def smooth_correlation(wavelengths: Tensor, length_scale: Tensor | float) -> Tensor:
+    """Matern-3/2 correlation `(n_bands, n_bands)` of bands at `wavelengths` `(n_bands,)`.
+
+    Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, eq. 4.17.
+    """
+    scaled = math.sqrt(3.0) * (wavelengths[:, None] - wavelengths).abs() / length_scale
+    return (1 + scaled) * (-scaled).exp()
+
+
+def _own(values: Tensor | np.ndarray | float | None, dtype: torch.dtype) -> Tensor:
+    """A copy, which arrays that are read-only need; not a number where nothing was given."""
+    if isinstance(values, Tensor):
+        return values.detach().to(dtype, copy=True)
+    return torch.as_tensor(np.array(math.nan if values is None else values), dtype=dtype)

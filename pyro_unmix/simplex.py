@@ -18,6 +18,8 @@ _OUTSIDE, _INSIDE = 3.0, 12.0
 # Standard deviation of a flat variable on (0, 1): no abundance is less certain than that.
 _LEAST_CERTAIN = 0.3
 _MOST_PIXELS = 4000
+# Abundance of an endmember above which a pixel counts as pure.
+_PURE = 2.0 / 3.0
 
 
 class Simplex(NamedTuple):
@@ -38,7 +40,8 @@ def likely_simplex(pixels: np.ndarray, start: np.ndarray, *, brightness: bool, s
     components", with one component and with noise: abundances are Dirichlet(concentration), noise is white and Gaussian. In the
     affine subspace of the pixels a spectrum's abundances given the endmembers are normal around their least-squares solution; the
     integral over the simplex is approximated by the product of the integrals over each abundance, as if their errors were
-    independent. A flat law first, then concentrations of at most one, by quasi-Newton steps.
+    independent. A flat law first, then concentrations of at most one, by quasi-Newton steps. An endmember whose concentration
+    says that pixels are pure or without it, and of which none is pure, stays where it started.
 
     Parameters
     ----------
@@ -58,7 +61,9 @@ def likely_simplex(pixels: np.ndarray, start: np.ndarray, *, brightness: bool, s
     vertices = problem.around_the_pixels(plane.vertices)
     flat = problem.solve(vertices, np.ones(len(start)), least=_MOST)
     vertices, concentration = problem.solve(*flat, least=_LEAST)
-    return Simplex(plane.spectra(vertices), concentration)
+    # A concentration at its lower bound says that pixels are pure or without it. If then none is pure, the corner has run away.
+    lost = (concentration < 1.01 * _LEAST) & (problem.purity(vertices) < _PURE)
+    return Simplex(plane.spectra(np.where(lost[:, None], plane.vertices, vertices)), concentration)
 
 
 class _Plane(NamedTuple):
@@ -130,6 +135,11 @@ class _Likelihood:
         bounds = [(None, None)] * vertices.size + [(np.log(least), np.log(_MOST))] * k
         found = optimize.minimize(self, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200}).x
         return found[:-k].reshape(self.shape) @ np.linalg.inv(self.white) + self.centre, np.exp(found[-k:])
+
+    def purity(self, vertices: np.ndarray) -> np.ndarray:
+        """Of each vertex, the abundance that one pixel in a thousand exceeds, `(k,)`."""
+        inverse = np.linalg.inv(self._homogeneous((vertices - self.centre) @ self.white))
+        return np.quantile(self.points @ inverse.T, 0.999, axis=0)
 
     def __call__(self, unknowns: np.ndarray) -> tuple[float, np.ndarray]:
         k, n = self.shape[0], len(self.points)

@@ -164,3 +164,24 @@ def test_a_few_outliers_do_not_collapse_it(brightness):
 def test_what_has_no_simplex_is_refused(pixels, k):
     with pytest.raises(InputError):
         likely_simplex(pixels, np.eye(8)[:k], brightness=False)
+
+
+def test_a_corner_that_ran_away_stays_where_it_started(monkeypatch):
+    """A rare endmember, its concentration at the bound: kept as found while some pixel is pure in it."""
+    pixels, start, endmembers = mixed(4, shape=(48, 48), seed=1, concentration=np.array([0.5, 0.5, 0.5, 0.05]), brightness=0.25)
+    found = likely_simplex(pixels, start, brightness=True)
+    rare = found.concentration.argmin()
+    assert found.concentration[rare] < 0.051 and angle(found.endmembers, endmembers) < angle(start, endmembers)
+    monkeypatch.setattr(_Likelihood, "purity", lambda self, vertices: np.full(4, 0.5))
+    kept = likely_simplex(pixels, start, brightness=True)
+    angles = spectral_angle(kept.endmembers, start)
+    assert angles[rare] < 0.02  # but for the noise that the subspace leaves out
+    np.testing.assert_array_equal(np.delete(kept.endmembers, rare, axis=0), np.delete(found.endmembers, rare, axis=0))
+
+
+def test_purity_is_the_abundance_that_one_pixel_in_a_thousand_exceeds():
+    random = np.random.default_rng(0)
+    vertices = 5.0 * random.standard_normal((3, 2))
+    abundances = random.dirichlet([1.0, 1.0, 0.2], 5000)
+    likelihood = _Likelihood(abundances @ vertices, np.full(5000, 0.1), vertices.shape)
+    np.testing.assert_allclose(likelihood.purity(vertices), np.quantile(abundances, 0.999, axis=0), atol=1e-6)
