@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import arviz
+import numpy as np
 import xarray as xr
+
+# Weights that differ by less have no tail to look at.
+_EQUAL = 1e-10
 
 
 def to_arviz(draws: xr.Dataset, observed: xr.DataArray):
@@ -26,3 +30,35 @@ def to_arviz(draws: xr.Dataset, observed: xr.DataArray):
     if int(arviz.__version__.split(".")[0]) < 1:  # 1.x still answers to the name InferenceData, with a warning and another class
         return arviz.InferenceData(**groups)  # type: ignore[arg-type]
     return xr.DataTree.from_dict(groups)
+
+
+def khat(log_weights: np.ndarray) -> np.ndarray:
+    """Tail index of importance weights: above 0.7 a weighted mean cannot be trusted.
+
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), JMLR 25(72), "Pareto smoothed importance sampling".
+
+    Parameters
+    ----------
+    log_weights
+        `(draws, ...)`, 25 draws or more.
+
+    Returns
+    -------
+    khat
+        `(...)`; 0 where weights are equal, infinite where one draw holds all.
+    """
+    rows = np.moveaxis(np.asarray(log_weights, dtype=np.float64), 0, -1)
+    rows = np.maximum(rows - rows.max(axis=-1, keepdims=True), -700.0)
+    n = rows.shape[-1]
+    before_tail = n - int(np.ceil(min(0.2 * n, 3.0 * np.sqrt(n)))) - 1
+    varied = np.partition(rows, before_tail, axis=-1)[..., before_tail] < -_EQUAL
+    found = np.zeros(rows.shape[:-1])
+    if varied.any():
+        if int(arviz.__version__.split(".")[0]) < 1:
+            index = arviz.psislw(rows[varied])[1]
+        else:
+            from arviz_stats.base import array_stats
+
+            index = array_stats.psislw(-rows[varied])[1]  # its argument is a log likelihood, the negative of a log weight
+        found[varied] = np.nan_to_num(index, nan=np.inf, posinf=np.inf)
+    return found

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import pyro_unmix as pu
+from pyro_unmix.arviz import khat
 from pyro_unmix.initialize import informed_endmembers
 
 K, L = 3, 12
@@ -73,3 +74,15 @@ def test_file_round_trip(data, tmp_path):
         assert read.attrs["scene"] == "leaves" and read.endmember.values.tolist() == ["oak", "beech", "soil"]
     back = arviz.from_netcdf(path)
     np.testing.assert_array_equal(back["posterior"]["abundances"], data["posterior"]["abundances"])
+
+
+def test_khat_tells_light_tails_from_heavy():
+    """Weights of Pareto tails of index 0.3 and 1.2, 2,000 draws each: within 0.25, several standard errors; equal weights: 0."""
+    random = np.random.default_rng(0)
+    for index in (0.3, 1.2):
+        weights = random.pareto(1.0 / index, (2000, 5)) + 1.0
+        np.testing.assert_allclose(khat(np.log(weights)).mean(), index, atol=0.25)
+    assert khat(np.zeros((100, 2))).tolist() == [0.0, 0.0]
+    one_holds_all = np.full((100, 1), -1e4)
+    one_holds_all[3] = 0.0
+    assert khat(one_holds_all)[0] > 0.7

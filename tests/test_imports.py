@@ -29,7 +29,7 @@ guide
 transfer
 training posterior
 fit
-components plot arviz
+refine diagnostics components plot arviz
 report benchmark
 run_folder
 cli

@@ -1,0 +1,1 @@
+"""The exact posterior where there is one: one algorithm a file."""
