@@ -1,0 +1,134 @@
+"""Moves of a Markov chain that leave the posterior of the endmembers as it is."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_unmix.errors import InputError
+from pyro_unmix.refine.moves import FLOOR
+from pyro_unmix.refine.slices import draw_from_slice, uniform
+
+# Length of the interval in which the logarithm of a dilation is sought. It shrinks fast where it is too long.
+_BRACKET = 0.1
+
+
+class EndmemberPrior(NamedTuple):
+    """Endmember k is normal around `mean[k]` with covariance `sd[k]^2 kernel`; `precision` is the inverse of the kernel."""
+
+    mean: Tensor
+    sd: Tensor
+    kernel: Tensor
+    precision: Tensor
+
+    @classmethod
+    def of(cls, mean: Tensor, scale_tril: Tensor) -> EndmemberPrior:
+        """From `mean` `(K, L)` and Cholesky factors `(K, L, L)` or `(L, L)` of covariances that are proportional to each other.
+
+        Raises
+        ------
+        InputError
+            Shapes that do not fit together, values that are not finite, or covariances that are not proportional.
+        """
+        n_endmembers, n_bands = mean.shape
+        if scale_tril.shape not in {(n_bands, n_bands), (n_endmembers, n_bands, n_bands)}:
+            raise InputError(f"Cholesky factors of shape {(n_endmembers, n_bands, n_bands)}", f"{tuple(scale_tril.shape)}")
+        if not (mean.isfinite().all() and scale_tril.isfinite().all()):
+            raise InputError("finite endmembers and Cholesky factors", "a value that is not")
+        mean, scale_tril = mean.double(), scale_tril.double().expand(n_endmembers, -1, -1)
+        sd = scale_tril[:, 0, 0]
+        factor = scale_tril[0] / sd[0]
+        if not torch.allclose(scale_tril, sd[:, None, None] * factor, rtol=1e-4, atol=1e-4 * float(sd.max())):
+            raise InputError("prior covariances of the endmembers that are proportional to each other", "others",
+                             "make all of them with one kernel")
+        return cls(mean, sd, factor @ factor.T, torch.cholesky_inverse(factor))
+
+
+class WhiteBands(NamedTuple):
+    """Pixels in coordinates of unit noise in which the prior of an endmember is independent, and the ways `into` and `back`."""
+
+    pixels: Tensor
+    prior_mean: Tensor
+    prior_variance: Tensor
+    into: Tensor
+    back: Tensor
+
+    @classmethod
+    def of(cls, pixels: Tensor, prior: EndmemberPrior, noise_scale: Tensor) -> WhiteBands:
+        """Of `pixels` `(n, L)` whose noise has standard deviations `noise_scale` `(L,)`."""
+        variance, vectors = torch.linalg.eigh(prior.kernel / torch.outer(noise_scale, noise_scale))
+        into = vectors / noise_scale[:, None]
+        return cls(pixels @ into, prior.mean @ into, variance.clamp_min(1e-14 * variance[-1]), into, vectors.T * noise_scale)
+
+    def draw_endmembers(self, x: Tensor, prior_sd: Tensor) -> Tensor:
+        """`(K, L)` given `x` `(n, K)`, all at once: in combinations that are independent under prior and likelihood."""
+        products = x.T @ x
+        evidence, vectors = torch.linalg.eigh(products * torch.outer(prior_sd, prior_sd))
+        combine = prior_sd[:, None] * vectors
+        precision = evidence.clamp_min(0.0)[:, None] + 1.0 / self.prior_variance
+        pull = combine.T @ (x.T @ self.pixels - products @ self.prior_mean)
+        return self.prior_mean + combine @ (pull / precision + torch.randn_like(pull) / precision.sqrt())
+
+
+def dilate(
+    x: Tensor,
+    endmembers: Tensor,
+    k: int,
+    about: int | None,
+    prior: EndmemberPrior,
+    concentration: Tensor,
+    brightness_scale: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Draw how far endmember `k` is from another, `about`, or from zero, while all mixtures stay as they are.
+
+    Given the abundances, endmembers are known much better than without, and the other way round: a chain that draws them in turn
+    goes by small steps. Here the distance is multiplied by a factor and the abundance divided by it; the other endmember makes up
+    for the difference, or the brightness where the distance is that from zero. Factors are a group, along which a draw is a
+    valid move: Liu and Sabatti (2000), Biometrika 87, "Generalised Gibbs sampler and multigrid Monte Carlo for Bayesian
+    computation".
+
+    Parameters
+    ----------
+    x
+        `(n, K)`: brightness times abundances.
+    endmembers
+        `(K, L)`.
+    concentration
+        `(K,)`.
+    brightness_scale
+        `()`, not needed where `about` is an endmember.
+
+    Returns
+    -------
+    x, endmembers
+        As they came, but for one or two columns and one row.
+    """
+    share, total = x[:, k], x.sum(dim=1)
+    origin = torch.zeros_like(endmembers[k]) if about is None else endmembers[about]
+    away, wanted = endmembers[k] - origin, prior.mean[k] - origin
+    pull = prior.precision @ away / prior.sd[k].square()
+    curvature, slope = float(away @ pull), float(wanted @ pull)
+    growth = len(away) - len(x) * float(concentration[k])
+
+    def log_density(log_factor: float) -> float:
+        factor, released = math.exp(log_factor), -math.expm1(-log_factor) * share
+        known = growth * log_factor - 0.5 * curvature * factor**2 + slope * factor
+        if about is not None:
+            return known + float(((concentration[about] - 1.0) * (x[:, about] + released).clamp_min(FLOOR).log()).sum())
+        log_brightness = (total - released).log()
+        return known - float((concentration.sum() * log_brightness + 0.5 * (log_brightness / brightness_scale).square()).sum())
+
+    low = -_BRACKET * uniform()
+    high = low + _BRACKET
+    if about is not None:  # no abundance of the other below zero
+        low = max(low, -math.log1p(float((x[:, about] / share).min())))
+    log_factor = draw_from_slice(log_density, 0.0, low, high)
+    x, endmembers = x.clone(), endmembers.clone()
+    if about is not None:
+        x[:, about] = (x[:, about] - math.expm1(-log_factor) * share).clamp_min(FLOOR)
+    x[:, k] = math.exp(-log_factor) * share
+    endmembers[k] = origin + math.exp(log_factor) * away
+    return x, endmembers
