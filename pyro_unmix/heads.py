@@ -17,6 +17,8 @@ from pyro_unmix.least_squares import LeastSquares
 
 # Added to every abundance of the estimate before its logarithm: less than any abundance that is told from zero.
 _LEAST_ABUNDANCE = 1e-4
+# Of a calibrated Dirichlet: below, the least concentration takes over, the mean leaves its place and no gradient leads back.
+_LEAST_PRECISION = 10.0
 
 
 class Head(nn.Module):
@@ -62,7 +64,7 @@ class DirichletHead(Head):
 
     calibrated: Tensor
 
-    def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.02, max_precision: float = 1e4):
+    def __init__(self, floor: float = 1.0, calibrated_floor: float = 0.01, max_precision: float = 1e4):
         super().__init__()
         if not (floor > 0 and calibrated_floor > 0 and max_precision > 1):
             raise InputError("positive floors and a max_precision above 1", f"{floor}, {calibrated_floor}, {max_precision}")
@@ -86,8 +88,10 @@ class DirichletHead(Head):
 
     def forward(self, features: Tensor, estimate: LeastSquares) -> dist.Dirichlet:
         log_estimate = (estimate.abundances + _LEAST_ABUNDANCE).log()
-        highest = math.log(self.settings["max_precision"])
+        lowest, highest = math.log(_LEAST_PRECISION), math.log(self.settings["max_precision"])
         log_precision = self.precision(torch.cat([features, log_estimate], dim=-1))
+        if self.calibrated:
+            log_precision = lowest + F.softplus(log_precision - lowest)
         precision = (highest - F.softplus(highest - log_precision)).exp()
         concentration = precision * torch.softmax(log_estimate + self.mean(features), dim=-1)
         if self.calibrated:

@@ -103,3 +103,17 @@ def test_every_head_fits_and_comes_back_from_its_folder(name, tmp_path):
 def test_a_head_that_does_not_exist_is_refused():
     with pytest.raises(pu.InputError, match="dirichlet, logistic-normal, simplex-normal"):
         pu.UnmixingGuide("mlp", head="beta")
+
+
+def test_a_calibrated_dirichlet_keeps_its_mean_however_wide_it_is():
+    """Nine endmembers, all but one absent; a precision driven as low as it goes, and the way back has a gradient."""
+    head = built("dirichlet", 9)
+    head.calibrate()
+    with torch.no_grad():
+        head.precision[-1].bias.fill_(-5.0)
+    corner = torch.eye(9)[:1]
+    estimate = LeastSquares(corner, torch.ones(1), corner, torch.eye(9)[None])
+    q = head(torch.zeros(1, FEATURES), estimate)
+    torch.testing.assert_close(q.mean, corner, atol=0.01, rtol=0)
+    q.log_prob(torch.full((1, 9), 1 / 9)).sum().backward()
+    assert head.precision[-1].bias.grad.abs() > 0

@@ -118,6 +118,7 @@ def dilate(
         known = growth * log_factor - 0.5 * curvature * factor**2 + slope * factor
         if about is not None:
             return known + float(((concentration[about] - 1.0) * (x[:, about] + released).clamp_min(FLOOR).log()).sum())
+        assert brightness_scale is not None  # without it only another endmember can take what is released
         log_brightness = (total - released).log()
         return known - float((concentration.sum() * log_brightness + 0.5 * (log_brightness / brightness_scale).square()).sum())
 

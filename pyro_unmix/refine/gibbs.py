@@ -55,8 +55,8 @@ def endmember_draws(
     start_noise_scale: Tensor,
     brightness_scale: float | None,
     n_draws: int = 20,
-    burn_in: int = 500,
-    thin: int = 50,
+    burn_in: int = 1000,
+    thin: int = 100,
 ) -> GibbsDraws:
     """Draws of the endmembers and of what else pixels share, abundances and brightness integrated out.
 
