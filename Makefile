@@ -14,7 +14,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 statistical: $(STAMP)
-	$(BIN)/python -m pytest -m statistical tests/statistical
+	$(BIN)/python -m pytest -m statistical
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks

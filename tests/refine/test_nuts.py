@@ -64,7 +64,7 @@ def farthest(draws, exact):
     return ((draws.mean(dim=0) - mean) / sd).abs().max().item(), (draws.std(dim=0) / sd).log().abs().max().exp().item()
 
 
-@pytest.mark.parametrize("brightness", [False, True])
+@pytest.mark.parametrize("brightness", [False, pytest.param(True, marks=pytest.mark.statistical)])  # slow, both marked ones
 def test_equals_integration(brightness):
     """100 draws of which half are effective: a mean is off by more than 0.45 sd in one chain of 700."""
     found, given = pixel_draws(brightness)
@@ -108,6 +108,7 @@ def weighted(pixels, prior_mean, n=20_000):
     return torch.cat([first_mean, mean]), (torch.cat([first_square, square]) - torch.cat([first_mean, mean]) ** 2).sqrt()
 
 
+@pytest.mark.statistical
 def test_joint_equals_weighted_draws_from_the_prior():
     """60 draws, most of them effective: one of the 14 numbers is off by more than 0.5 sd in one chain of 500."""
     prior_mean = torch.tensor([[0.2, 0.3, 0.5, 0.8], [0.6, 0.5, 0.3, 0.1]], dtype=torch.float64)
