@@ -17,7 +17,7 @@ from pyro_unmix.least_squares import LeastSquares
 
 # Added to every abundance of the estimate before its logarithm: less than any abundance that is told from zero.
 _LEAST_ABUNDANCE = 1e-4
-# Of a calibrated Dirichlet: below, the least concentration takes over, the mean leaves its place and no gradient leads back.
+# Of a calibrated Dirichlet.
 _LEAST_PRECISION = 10.0
 
 
@@ -39,16 +39,25 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def hold(self) -> None:
-        """SVI begins, and least squares is already the most probable answer: keep the mean there."""
-        raise NotImplementedError
+        """SVI begins, and least squares is already the most probable answer: keep the mean there.
+
+        Nothing of the head is trained, unless it says otherwise.
+        """
+        self.requires_grad_(False)
 
     def calibrate(self) -> bool:
-        """Training on simulated pairs begins. Returns whether the features are to be trained too."""
-        raise NotImplementedError
+        """Training on simulated pairs begins, with a gradient for every parameter of the head.
+
+        Returns whether the features are to be trained too.
+        """
+        return True
 
 
 class DirichletHead(Head):
     """q(abundances) = Dirichlet(floor + precision * mean), mean and precision both learned.
+
+    Once calibrated, no floor is added and the precision is at least 10. Below that, `calibrated_floor` would take over the
+    concentrations of all but the largest abundances: the mean would leave its place, and no gradient would lead back.
 
     Parameters
     ----------
@@ -120,12 +129,6 @@ class LogisticNormalHead(Head):
         normal = dist.MultivariateNormal(coordinates + shift, scale_tril=factor)
         return dist.TransformedDistribution(normal, [StickBreakingTransform()])
 
-    def hold(self) -> None:
-        pass
-
-    def calibrate(self) -> bool:
-        return True
-
 
 class SimplexNormalHead(Head):
     """q(abundances) = `SimplexNormal`, standing at the unconstrained least-squares estimate and its covariance.
@@ -156,12 +159,6 @@ class SimplexNormalHead(Head):
         slopes[..., rows, cols] += below * scale[..., rows] / scale[..., cols]
         loc, scale = estimate.free[..., :-1] + shift * scale, scale * log_factor.clamp(-5.0, 5.0).exp()
         return SimplexNormal(loc, slopes, scale.clamp_min(1e-5))
-
-    def hold(self) -> None:
-        self.requires_grad_(False)
-
-    def calibrate(self) -> bool:
-        return True
 
 
 HEADS: dict[str, type[Head]] = {

@@ -14,14 +14,14 @@ from scipy import optimize
 from torch import Tensor
 
 from pyro_unmix.baselines.archetypes import residuals, restarts
-from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.baselines.fcls import fcls, nnls, normalized_nnls
 from pyro_unmix.baselines.sisal import sisal
 from pyro_unmix.baselines.vca import vca
 from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.metrics import match
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.noise import DiagonalNoise, PixelBrightness
+from pyro_unmix.noise import PixelBrightness
 from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
 from pyro_unmix.scene import Scene
@@ -123,7 +123,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         sds = np.clip(apart / rms, _LEAST_SD, _MOST_SD) * rms
     scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
 
-    total, scatter = _brightness(pixels, endmembers)
+    scatter = _brightness_scatter(pixels, endmembers)
     if brightness == "auto":
         brightness = PixelBrightness(scatter) if scatter > _BRIGHTNESS else None
     elif isinstance(brightness, PixelBrightness) and torch.isnan(brightness.scale):
@@ -135,19 +135,17 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         tiles = whole(scene)
         cleaned = tiles.select(denoise(tiles.reflectance, tiles.valid)).double().numpy()
     if brightness is not None:
-        coefficients = _coefficients(nnls, cleaned, endmembers)
-        factor = np.maximum(coefficients.sum(axis=1), 1e-12)
-        abundances = coefficients / factor[:, None]
+        solved = normalized_nnls(torch.as_tensor(cleaned), torch.as_tensor(endmembers))
+        abundances, factor = solved[0].numpy(), np.maximum(solved[1].numpy(), 1e-12)
     else:
         abundances, factor = _coefficients(fcls, cleaned, endmembers), np.ones(len(pixels))
-    abundances = np.where(total[:, None] > 1e-9, abundances, 1.0 / k)
 
     residual = pixels - factor[:, None] * (abundances @ endmembers)
     rms = float(np.sqrt(np.mean(pixels**2)))
     noise_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0)), 1e-4 * rms)
     noise = model.noise
     if torch.isnan(noise.scale).any():
-        noise = DiagonalNoise(noise_scale, spread=noise.settings["spread"], floor=1e-4 * rms)
+        noise = noise.filled(noise_scale, floor=1e-4 * rms)
     evidence = model.evidence
     if evidence is None and model.endmembers is None:
         evidence = 0.0  # this scene made the prior and would be counted twice
@@ -182,7 +180,7 @@ def _simplices(
     """Candidates `(2, k, n_bands)`, the better first, for a scene of white noise, and what to do about brightness."""
     first = vca(pixels, k, seed=seed)
     if brightness == "auto":
-        scatter = _brightness(pixels, calibrate_amplitude(first, _coefficients(nnls, pixels, first)))[1]
+        scatter = _brightness_scatter(pixels, calibrate_amplitude(first, _coefficients(nnls, pixels, first)))
         brightness = PixelBrightness() if scatter > _BRIGHTNESS else None
     likely = likely_simplex(pixels, first, brightness=brightness is not None, seed=seed)
     mean = pixels.mean(axis=0)
@@ -209,10 +207,10 @@ def _archetypes(shapes: np.ndarray, pixels: np.ndarray, k: int, seed: int) -> np
     return best * np.linalg.norm(calibrated, axis=1)[:, None]
 
 
-def _brightness(pixels: np.ndarray, endmembers: np.ndarray) -> tuple[np.ndarray, float]:
-    """Factor of every pixel `(n_pixels,)`, and the robust scatter of its logarithm."""
+def _brightness_scatter(pixels: np.ndarray, endmembers: np.ndarray) -> float:
+    """Robust scatter of the logarithm of the pixels' brightness."""
     total = np.maximum(_coefficients(nnls, pixels, endmembers).sum(axis=1), 1e-12)
-    return total, spread(np.log(total))
+    return spread(np.log(total))
 
 
 def informed_endmembers(spectra: np.ndarray, scene: Scene, n_endmembers: int, *, sd: float = 0.1) -> MVNEndmembers:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.baselines.fcls import fcls, normalized_nnls
 from pyro_unmix.likelihood import PixelLikelihood
 
 # Ridge on the correlations of the endmembers: two of one spectrum cannot be told apart, and nothing else must break.
@@ -67,8 +67,5 @@ def constrained(pixels: Tensor, endmembers: Tensor, brightness: bool) -> tuple[T
     """`LeastSquares.abundances` and `.brightness`."""
     if not brightness:
         return fcls(pixels, endmembers, iterations=50), torch.ones(len(pixels), device=pixels.device)
-    coefficients = nnls(pixels, endmembers, iterations=50)
-    total = coefficients.sum(dim=-1)
-    # A pixel darker than anything says nothing about its materials.
-    abundances = torch.where(total[:, None] > 1e-9, coefficients / total.clamp_min(1e-9)[:, None], 1.0 / len(endmembers))
+    abundances, total = normalized_nnls(pixels, endmembers, iterations=50)
     return abundances, total.clamp_min(1e-9)

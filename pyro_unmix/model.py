@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.mixing import Linear
-from pyro_unmix.noise import DiagonalNoise, PixelBrightness
+from pyro_unmix.noise import BandNoise, DiagonalNoise, PixelBrightness
 from pyro_unmix.priors import Dirichlet, as_prior, check_abundance_prior
 from pyro_unmix.tiles import Tiles
 
@@ -67,7 +67,7 @@ class UnmixingModel(PyroModule):
         endmembers: nn.Module | dist.Distribution | Callable | None = None,
         mixing: nn.Module | None = None,
         brightness: str | PixelBrightness | None = "auto",
-        noise: DiagonalNoise | None = None,
+        noise: BandNoise | None = None,
         evidence: float | None = None,
     ):
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -39,8 +40,7 @@ class PixelBrightness(nn.Module):
 class BandNoise(nn.Module):
     """Gaussian noise whose standard deviation in every band is learned: what the classes below have in common.
 
-    They add `cholesky(noise_scale)` and `likelihood(mean, noise_scale)`; `noise_scale` is the latent site of that name, of shape
-    `(n_bands,)`.
+    They say what `cholesky` and `likelihood` are; `noise_scale` is the latent site of that name, of shape `(n_bands,)`.
 
     Parameters
     ----------
@@ -57,19 +57,51 @@ class BandNoise(nn.Module):
 
     def __init__(self, scale: Tensor | np.ndarray | float | None = None, spread: float = 1.0, floor: float = 1e-6):
         super().__init__()
+        self.settings: dict[str, float] = {}
+        self.register_buffer("scale", None)
+        self._set(scale, spread, floor)
+
+    def _set(self, scale: Tensor | np.ndarray | float | None, spread: float, floor: float) -> None:
         if not (spread > 0 and floor > 0):
             raise InputError("a positive spread and a positive floor of the noise", f"spread {spread}, floor {floor}")
-        self.settings = {"spread": spread, "floor": floor}
         scale = _own(scale, torch.float32)
         if (scale <= 0).any():
             raise InputError("positive noise scales", f"a smallest value of {scale.min():g}")
-        self.register_buffer("scale", scale)
+        self.settings |= {"spread": spread, "floor": floor}
+        self.scale = scale
+
+    def filled(self, deviation: Tensor | np.ndarray, floor: float) -> BandNoise:
+        """A copy, of the same class, whose scale is measured; all else is kept.
+
+        Parameters
+        ----------
+        deviation
+            `(n_bands,)`: standard deviation of what the mixture leaves of the spectra, in the unit of the scene.
+        floor
+            Least standard deviation, in the same unit.
+
+        Raises
+        ------
+        InputError
+            A deviation or a floor that is not positive.
+        """
+        noise = copy.deepcopy(self)
+        noise._set(deviation, self.settings["spread"], floor)
+        return noise
 
     def prior(self, n_bands: int) -> TorchDistributionMixin:
         """Distribution of the noise scale, event shape `(n_bands,)`."""
         if self.scale.ndim and self.scale.shape != (n_bands,):
             raise InputError(f"{n_bands} noise scales, one a band", f"shape {tuple(self.scale.shape)}")
         return dist.LogNormal(self.scale.log().expand(n_bands), self.settings["spread"]).to_event(1)
+
+    def cholesky(self, noise_scale: Tensor) -> Tensor:
+        """Lower factor `(n_bands, n_bands)` of the covariance, or its diagonal `(n_bands,)` where bands are independent."""
+        raise NotImplementedError
+
+    def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
+        """Distribution of spectra around `mean` `(..., n_bands)`."""
+        raise NotImplementedError
 
     def _deviation(self, noise_scale: Tensor) -> Tensor:
         return (noise_scale.square() + self.settings["floor"] ** 2).sqrt()
@@ -162,11 +194,28 @@ class LowRankNoise(BandNoise):
             raise InputError("finite loadings (rank, n_bands) of rank 1 or more", f"an array of shape {tuple(loadings.shape)}")
         self.register_buffer("loadings", loadings)
 
+    def filled(self, deviation: Tensor | np.ndarray, floor: float) -> BandNoise:
+        """A copy whose scale is the part of `deviation` `(n_bands,)` that the loadings leave; otherwise as in `BandNoise`.
+
+        Raises
+        ------
+        InputError
+            No loadings, or of another number of bands; a deviation or a floor that is not positive.
+        """
+        deviation = _own(deviation, torch.float64)
+        self._check_loadings(len(deviation))
+        return super().filled(deviation / (1 + self.loadings.to(deviation).square().sum(dim=0)).sqrt(), floor)
+
     def prior(self, n_bands: int) -> TorchDistributionMixin:
         """Distribution of the noise scale, event shape `(n_bands,)`."""
-        if self.loadings.shape[-1:] != (n_bands,):
-            raise InputError(f"loadings (rank, {n_bands})", f"shape {tuple(self.loadings.shape)}")
+        self._check_loadings(n_bands)
         return super().prior(n_bands)
+
+    def _check_loadings(self, n_bands: int) -> None:
+        if self.loadings.shape[-1:] != (n_bands,):
+            got = f"shape {tuple(self.loadings.shape)}" if self.loadings.ndim else "none"
+            raise InputError(f"loadings (rank, {n_bands})", got,
+                             "only the scale is measured when a model is fitted: give LowRankNoise its loadings")
 
     def cholesky(self, noise_scale: Tensor) -> Tensor:
         """Lower factor `(n_bands, n_bands)` of the covariance."""

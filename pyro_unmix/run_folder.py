@@ -150,7 +150,9 @@ def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel
 
     parts = {name: part(name) for name in _PARTS}
     model = UnmixingModel(config["n_endmembers"], **parts, evidence=config["model"]["evidence"])
-    if "noise.scale" in arrays:
-        model.noise.scale = arrays["noise.scale"]
+    # Settings do not know the shapes of the arrays, which the scene or the user decided.
+    for name in dict(model.noise.named_buffers(recurse=False)):
+        if f"noise.{name}" in arrays:
+            setattr(model.noise, name, arrays[f"noise.{name}"])
     model.load_state_dict(arrays)
     return model

@@ -57,7 +57,7 @@ class Trainer:
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
-        if self.model.least_squares_is_mode:
+        if stage == "svi" and self.model.least_squares_is_mode:
             self.guide.head.hold()
         if stage == "calibrate":
             self.source = copy.deepcopy(self.guide)  # what to simulate from: it must not follow what is being trained on it

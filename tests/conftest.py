@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +15,10 @@ import pyro
 import pytest
 import torch
 from hypothesis import settings
+from short_fits import K, L, quiet_fit
 
+from pyro_unmix.initialize import informed_endmembers
+from pyro_unmix.model import UnmixingModel
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
 
@@ -98,3 +102,26 @@ def holed_scene():
     mask = np.ones((20, 14), bool)
     mask[3:9, 5:8] = False
     return Scene(made.reflectance, mask=mask, endmembers=made.reference.endmembers.values)
+
+
+@pytest.fixture(scope="session")
+def fit_scene():
+    """Of short fits: 12 x 14 pixels, brightness varies. Not to be changed."""
+    return simulate_scene(K, (12, 14), n_bands=L, brightness=0.2, seed=3)
+
+
+@pytest.fixture(scope="session")
+def fit_model(fit_scene):
+    """With a prior of the endmembers around the truth: saves the search for them. Everything else is open."""
+    return UnmixingModel(K, endmembers=informed_endmembers(fit_scene.reference.endmembers.values, fit_scene, K))
+
+
+@pytest.fixture(scope="session")
+def fit_of(fit_scene, fit_model):
+    return partial(quiet_fit, fit_model, fit_scene)
+
+
+@pytest.fixture(scope="session")
+def plain_fit(fit_of):
+    """One fit that nothing disturbed. Not to be changed."""
+    return fit_of()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,9 @@ from pyro_unmix.least_squares import LeastSquares, least_squares
 
 FEATURES, N = 4, 200
 CONFIG = pu.FitConfig(svi_steps=8, calibration_steps=8, kl_warmup_steps=4, tile_size=8, device="cpu")
+# What of each head SVI trains and what calibration trains, and whether calibration trains the features too.
+TRAINED = {"dirichlet": ({"precision"}, {"precision"}, False), "logistic-normal": (set(), {"layer"}, True),
+           "simplex-normal": (set(), {"layer"}, True)}
 
 
 def estimate_of(k: int, noise: float = 0.02) -> tuple[LeastSquares, torch.Tensor]:
@@ -61,6 +66,35 @@ def test_learns_from_pairs(name):
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.01
     assert all(torch.isfinite(parameter.grad).all() for parameter in trained if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_is_trained_when(name):
+    """Negative control: all of it before SVI begins, where least squares is not the mode."""
+    def trained(part):
+        return {path.split(".")[0] for path, parameter in part.named_parameters() if parameter.requires_grad}
+
+    start = pu.initialize(pu.UnmixingModel(3), pu.simulate_scene(3, (10, 9), n_bands=12, seed=3))[1]
+    guide = pu.UnmixingGuide("mlp", head=name).bind(start)
+    svi, calibration, features = TRAINED[name]
+    assert trained(guide.head) == {part for part, _ in guide.head.named_children()}
+    guide.head.hold()
+    assert trained(guide.head) == svi and trained(guide.encoder)
+    guide.calibrate()
+    assert trained(guide.head) == calibration and bool(trained(guide.encoder)) == features
+    assert not trained(guide.endmembers) and not trained(guide.noise)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("held", [True, False])
+def test_svi_leaves_a_held_mean_at_least_squares(name, held):
+    """Negative control: under a prior that prefers mixtures nothing is held, and the most probable abundances move."""
+    scene = pu.simulate_scene(3, (10, 9), n_bands=12, seed=3)
+    fit = pu.fit(pu.UnmixingModel(3, abundances=pu.priors.Dirichlet(1.0 if held else 5.0)), scene, progress=False,
+                 guide=pu.UnmixingGuide("mlp", head=name), config=replace(CONFIG, calibration_steps=0))
+    assert fit.model.least_squares_is_mode == held
+    last = {"dirichlet": "mean", "logistic-normal": "layer.4", "simplex-normal": "layer.4"}[name]
+    assert bool((fit.guide.head.get_submodule(last).weight == 0).all()) == held
 
 
 def test_simplex_normal_is_exact_for_two_endmembers():

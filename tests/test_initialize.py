@@ -16,7 +16,7 @@ from pyro_unmix.initialize import calibrate_amplitude, effective_bands, informed
 from pyro_unmix.io import open_scene
 from pyro_unmix.metrics import spectral_angle
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.noise import DiagonalNoise, PixelBrightness
+from pyro_unmix.noise import DiagonalNoise, LowRankNoise, PixelBrightness, SmoothNoise
 from pyro_unmix.priors import MVNEndmembers, smooth_scale_tril
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
@@ -92,6 +92,29 @@ def test_noise_is_measured(small_scene):
     # K - 1 = 2 of 30 bands' worth of noise is fitted; the sample of 256 pixels errs by 4 percent.
     np.testing.assert_allclose(start.noise_scale, errors, rtol=0.2)
     torch.testing.assert_close(model.noise.scale, start.noise_scale)
+
+
+@pytest.mark.parametrize("noise", [
+    DiagonalNoise(spread=0.5), SmoothNoise(length_scale=60.0, share=0.5, spread=0.5), LowRankNoise(loadings=np.ones((2, 30))),
+], ids=lambda noise: type(noise).__name__)
+def test_noise_of_an_open_scale_keeps_its_kind(small_scene, noise):
+    model, start = initialize(known(small_scene, noise=noise), small_scene)
+    rms = np.sqrt(np.mean(small_scene.pixels().astype(float) ** 2))
+    assert type(model.noise) is type(noise)
+    assert model.noise.settings == noise.settings | {"floor": pytest.approx(1e-4 * rms)}
+    spectra = model.noise.likelihood(torch.zeros(30), model.noise.scale)
+    torch.testing.assert_close(spectra.variance.sqrt(), start.noise_scale, rtol=1e-3, atol=0)
+    assert noise.scale.isnan()
+
+
+def test_noise_of_a_known_scale_is_left_alone(small_scene):
+    noise = SmoothNoise(0.02)
+    assert initialize(known(small_scene, noise=noise), small_scene)[0].noise is noise
+
+
+def test_low_rank_noise_without_loadings_is_refused(small_scene):
+    with pytest.raises(InputError, match=r"loadings \(rank, 30\), got none"):
+        initialize(known(small_scene, noise=LowRankNoise()), small_scene)
 
 
 def test_masked_pixels_do_not_enter(small_scene):

@@ -208,6 +208,35 @@ def test_noise_is_copied_and_read_back(make):
         assert torch.equal(other.scale, noise.scale) and other.scale is not noise.scale
 
 
+@pytest.mark.parametrize("make", NOISES.values(), ids=NOISES)
+def test_an_open_scale_is_filled_so_that_the_noise_is_as_strong_as_measured(make):
+    noise, measured = make(), np.linspace(0.1, 0.6, 6)
+    filled = noise.filled(measured, floor=1e-5)
+    assert type(filled) is type(noise) and filled.settings == noise.settings | {"floor": 1e-5}
+    deviation = covariance(filled, filled.scale).diagonal().sqrt()
+    np.testing.assert_allclose(deviation, measured, rtol=1e-5)
+    for name, value in noise.state_dict().items():
+        assert name == "scale" or torch.equal(filled.state_dict()[name], value)
+    assert noise.scale.isnan() and noise.settings["floor"] == 1e-6  # the one given stays open
+
+
+def test_filled_diagonal_noise_is_the_one_made_of_the_measured_scale():
+    measured = np.geomspace(0.01, 0.1, 6)
+    filled, made = DiagonalNoise(spread=0.5).filled(measured, floor=1e-5), DiagonalNoise(measured, spread=0.5, floor=1e-5)
+    assert filled.settings == made.settings and torch.equal(filled.scale, made.scale) and filled.scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize("make, complaint", [
+    (lambda: LowRankNoise().filled(np.ones(4), 0.1), r"loadings \(rank, 4\), got none; .*give LowRankNoise its loadings"),
+    (lambda: NOISES["low rank"]().filled(np.ones(4), 0.1), r"loadings \(rank, 4\), got shape \(2, 6\)"),
+    (lambda: DiagonalNoise().filled(np.zeros(4), 0.1), "positive noise scales"),
+    (lambda: SmoothNoise().filled(np.ones(4), 0.0), "positive floor"),
+])
+def test_noise_that_cannot_be_filled_is_refused(make, complaint):
+    with pytest.raises(InputError, match=complaint):
+        make()
+
+
 @pytest.mark.parametrize("make, complaint", [
     (lambda: SmoothNoise(length_scale=0.0), "positive length_scale"), (lambda: SmoothNoise(length_scale=math.inf), "positive l"),
     (lambda: SmoothNoise(length_scale=math.nan), "positive l"), (lambda: SmoothNoise(share=1.0), "share from 0 and below 1"),

@@ -58,7 +58,7 @@ def assert_same(loaded, fit, scene):
     states = [{**f.guide.state_dict(), **{f"model.{n}": v for n, v in f.model.state_dict().items()}} for f in (loaded, fit)]
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 def test_a_run_is_the_files_of_the_contract(fit, scene, tmp_path, monkeypatch):
@@ -113,11 +113,34 @@ def test_everything_else_comes_back(fit, folder):
     dict(abundances=priors.Dirichlet([0.5, 1.0, 2.0]), evidence=0.25),
     dict(noise=noise.DiagonalNoise(spread=0.5)),
     dict(noise=noise.DiagonalNoise(0.02)),
+    dict(noise=noise.SmoothNoise(0.02, wavelengths=np.geomspace(400.0, 900.0, L))),
     dict(endmembers=None),
 ], ids=lambda parts: "+".join(parts))
 def test_loaded_fit_draws_the_same(scene, known, tmp_path, parts):
     fit = fitted(scene, known, **parts)
     assert_same(pu.load_fit(save_fit(tmp_path, fit)), fit, scene)
+
+
+@pytest.mark.parametrize("made", [
+    noise.SmoothNoise(length_scale=60.0, share=0.7),
+    noise.SmoothNoise(length_scale=60.0, wavelengths=np.geomspace(400.0, 900.0, L)),
+    noise.LowRankNoise(loadings=np.linspace(-1.0, 1.0, 2 * L).reshape(2, L)),
+    noise.LowRankNoise(np.linspace(0.01, 0.02, L), np.ones((1, L))),
+], ids=["smooth", "smooth over wavelengths", "low rank", "low rank of known scale"])
+def test_correlated_noise_comes_back(scene, known, tmp_path, made):
+    model = pu.UnmixingModel(K, endmembers=known, noise=made)
+    config = pu.FitConfig(svi_steps=3, calibration_steps=2, tile_size=8, device="cpu")
+    fit = pu.fit(model, scene, guide="mlp", config=config, seed=5, progress=False)
+    loaded = pu.load_fit(save_fit(tmp_path, fit))
+    kept, again = fit.model.noise, loaded.model.noise
+    assert type(kept) is type(again) is type(made)
+    assert again.settings == kept.settings == made.settings | {"floor": kept.settings["floor"]}
+    scale = fit.guide.noise().mean.detach()
+    covariances = [each.likelihood(torch.zeros(L), scale).covariance_matrix for each in (again, kept)]
+    assert torch.equal(*covariances) and not torch.equal(covariances[0], covariances[0].diagonal().diag())
+    for name, value in made.state_dict().items():
+        assert name == "scale" or torch.equal(again.state_dict()[name].nan_to_num(-1), value.nan_to_num(-1)), name
+    assert_same(loaded, fit, scene)
 
 
 def test_loaded_fit_can_be_saved_again(fit, scene, folder, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.baselines.fcls import fcls, normalized_nnls
 from pyro_unmix.scene import Scene
 
 
@@ -49,13 +49,7 @@ def with_fcls(extract: Extractor) -> Method:
 
 def with_nnls(extract: Extractor) -> Method:
     """Endmembers by `extract`, abundances by non-negative least squares divided by their sum, which is the pixel's brightness."""
-
-    def abundances(pixels: torch.Tensor, endmembers: torch.Tensor) -> torch.Tensor:
-        coefficients = nnls(pixels, endmembers)
-        total = coefficients.sum(dim=1, keepdim=True)
-        return torch.where(total > 1e-9, coefficients / total.clamp_min(1e-9), 1.0 / len(endmembers))
-
-    return _completed(extract, abundances)
+    return _completed(extract, lambda pixels, endmembers: normalized_nnls(pixels, endmembers)[0])
 
 
 def _completed(extract: Extractor, solve: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Method:

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+# Sum of the coefficients up to which a pixel is dark, in units of the endmembers.
+_DARK = 1e-9
+
 
 def nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> Tensor:
     """Non-negative least squares of all pixels at once.
@@ -32,6 +35,25 @@ def nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> Tenso
     # Endmembers of one length: the problem is the same up to a factor, and far better conditioned when one is dark.
     norms = endmembers.norm(dim=1).clamp_min(1e-12)
     return _solve(pixels, endmembers / norms[:, None], lambda rows: rows.clamp_min(0.0), iterations) / norms
+
+
+def normalized_nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> tuple[Tensor, Tensor]:
+    """Non-negative least squares divided by its sum, which is the pixel's brightness.
+
+    Parameters as of `nnls`.
+
+    Returns
+    -------
+    abundances
+        `(n_pixels, n_endmembers)`, on the simplex; even where a pixel has no brightness.
+    total
+        `(n_pixels,)`: the sum of the coefficients, zero for a pixel darker than anything.
+    """
+    coefficients = nnls(pixels, endmembers, iterations=iterations)
+    total = coefficients.sum(dim=1)
+    # A pixel darker than anything says nothing about its materials.
+    abundances = torch.where(total[:, None] > _DARK, coefficients / total.clamp_min(_DARK)[:, None], 1.0 / len(endmembers))
+    return abundances, total
 
 
 def fcls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> Tensor:

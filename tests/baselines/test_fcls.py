@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import optimize
 
-from pyro_unmix.baselines.fcls import fcls, nnls, project_to_simplex
+from pyro_unmix.baselines.fcls import fcls, nnls, normalized_nnls, project_to_simplex
 from pyro_unmix.simulate import absorption_spectra
 
 WAVELENGTHS = np.linspace(400, 2500, 40)
@@ -143,6 +143,27 @@ def test_cases_at_the_edge():
     mixed = nnls(torch.ones(1, 3), same)
     torch.testing.assert_close(mixed.sum(dim=1), torch.ones(1))
     assert torch.isfinite(nnls(torch.rand(4, 3), torch.zeros(2, 3))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("iterations", [50, 1000])
+def test_normalized_nnls_splits_coefficients_into_abundances_and_their_sum(dtype, iterations):
+    tensors = as_tensors(*problem(4), dtype=dtype)
+    abundances, total = normalized_nnls(*tensors, iterations=iterations)
+    assert abundances.dtype == total.dtype == dtype and total.shape == (40,)
+    torch.testing.assert_close(abundances * total[:, None], nnls(*tensors, iterations=iterations))
+    torch.testing.assert_close(abundances.sum(dim=1), torch.ones(40, dtype=dtype))
+
+
+@pytest.mark.parametrize("dark", [0.0, 1e-12, -1.0])
+def test_a_dark_pixel_is_an_even_mixture(dark):
+    endmembers = as_tensors(problem(4)[1])[0]
+    pixels = torch.stack([dark * endmembers.sum(dim=0), endmembers[0], 1e-6 * endmembers[0]])  # the last two: one shape
+    abundances, total = normalized_nnls(pixels, endmembers)
+    torch.testing.assert_close(abundances[0], torch.full((4,), 0.25, dtype=torch.float64), rtol=0, atol=0)
+    torch.testing.assert_close(abundances[1:], torch.eye(4, dtype=torch.float64)[[0, 0]], rtol=0, atol=1e-3)
+    assert 0 <= total[0] < 1e-9
+    torch.testing.assert_close(total[1:], torch.tensor([1.0, 1e-6], dtype=torch.float64), rtol=1e-3, atol=0)
 
 
 # --- projection

@@ -49,6 +49,15 @@ def four_kinds(k):
     return mixed(kinds, noise=0.1)
 
 
+def hard_cases(noise):
+    """Four endmembers, and pixels that are dark, pure, too bright, negative and far outside."""
+    corner = torch.eye(4, dtype=torch.float64)[:1]
+    pixels = torch.cat([0.0 * corner, corner, 100.0 * corner, -corner, corner - 9.0 * corner.roll(1) + 9.0 * corner.roll(2)])
+    endmembers = torch.rand(4, 8, dtype=torch.float64)
+    endmembers[3] = endmembers[2] + 1e-9 * endmembers[1]  # two that hardly differ
+    return PixelLikelihood.of(pixels @ endmembers, endmembers, torch.full((8,), noise, dtype=torch.float64))
+
+
 class Exact(NamedTuple):
     """Abundances `(m, k)`, brightness `(b,)`, the posterior probability of each pair `(b, m)` and the log evidence."""
 
@@ -184,12 +193,7 @@ def test_tilted_quantiles(a, mean, sd):
 @pytest.mark.parametrize("value", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 1e3])
 def test_hard_cases_stay_finite(noise, value, scale):
-    corner = torch.eye(4, dtype=torch.float64)[:1]
-    pixels = torch.cat([0.0 * corner, corner, 100.0 * corner, -corner, corner - 9.0 * corner.roll(1) + 9.0 * corner.roll(2)])
-    endmembers = torch.rand(4, 8, dtype=torch.float64)
-    endmembers[3] = endmembers[2] + 1e-9 * endmembers[1]  # two that hardly differ
-    likelihood = PixelLikelihood.of(pixels @ endmembers, endmembers, torch.full((8,), noise, dtype=torch.float64))
-    found = propagate(likelihood, concentrations(4, value), scale)
+    found = propagate(hard_cases(noise), concentrations(4, value), scale)
     assert found.mean.isfinite().all() and found.covariance.isfinite().all()
     assert (found.covariance.diagonal(dim1=1, dim2=2) > 0).all()
     if scale is None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, special
-from test_propagation import LEVELS, concentrations, four_kinds, from_prior, integrated
+from test_propagation import LEVELS, concentrations, four_kinds, from_prior, hard_cases, integrated
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.likelihood import PixelLikelihood
@@ -136,12 +136,7 @@ def test_same_seed_same_draws(value):
 @pytest.mark.parametrize("value", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 1e3])
 def test_hard_cases_stay_finite_and_on_the_simplex(noise, value, scale):
-    corner = torch.eye(4, dtype=torch.float64)[:1]
-    pixels = torch.cat([0.0 * corner, corner, 100.0 * corner, -corner, corner - 9.0 * corner.roll(1) + 9.0 * corner.roll(2)])
-    endmembers = torch.rand(4, 8, dtype=torch.float64)
-    endmembers[3] = endmembers[2] + 1e-9 * endmembers[1]  # two that hardly differ
-    likelihood = PixelLikelihood.of(pixels @ endmembers, endmembers, torch.full((8,), noise, dtype=torch.float64))
-    draws = draw(likelihood, concentrations(4, value), scale, 100)
+    draws = draw(hard_cases(noise), concentrations(4, value), scale, 100)
     assert draws.log_weights.isfinite().all() and (draws.abundances >= 0).all()
     torch.testing.assert_close(draws.abundances.sum(dim=2), torch.ones(100, 5, dtype=torch.float64), rtol=0.0, atol=1e-9)
     assert draws.quantiles(LEVELS).isfinite().all() and (draws.effective() >= 1.0 - 1e-9).all()
