@@ -13,6 +13,7 @@ from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.posterior import Posterior
+from pyro_unmix.refined import RefinedPosterior, refine
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
@@ -20,8 +21,8 @@ from pyro_unmix.tiles import Tiles, Tiling, whole
 
 __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
-    "Posterior", "Scene", "SimplexNormalHead", "SpatialAttentionEncoder", "SpectralLibrary", "Tiles", "Tiling",
-    "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "evaluate", "fit", "initialize", "load_dataset",
-    "load_fit", "mixing", "noise", "open_library", "open_scene", "plot", "priors", "save_run", "save_scene",
+    "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SpatialAttentionEncoder", "SpectralLibrary", "Tiles",
+    "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "evaluate", "fit", "initialize", "load_dataset",
+    "load_fit", "mixing", "noise", "open_library", "open_scene", "plot", "priors", "refine", "save_run", "save_scene",
     "simulate_scene", "whole",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import arviz
 import numpy as np
 import xarray as xr
@@ -10,26 +12,24 @@ import xarray as xr
 _EQUAL = 1e-10
 
 
-def to_arviz(draws: xr.Dataset, observed: xr.DataArray):
-    """Draws of one chain with what they explain.
+def to_arviz(groups: Mapping[str, xr.Dataset]):
+    """Groups of one chain, by the names that ArviZ gives them.
 
     Parameters
     ----------
-    draws
-        Dimension `draw` and any others.
-    observed
-        Reflectance `(y, x, wavelength)`.
+    groups
+        Such as "posterior" and "observed_data". Those with a dimension `draw` are given a dimension `chain`.
 
     Returns
     -------
     data
-        `arviz.InferenceData` before ArviZ 1.0, `xarray.DataTree` from then on, with groups posterior and observed_data.
+        `arviz.InferenceData` before ArviZ 1.0, `xarray.DataTree` from then on.
     """
-    groups = {"posterior": draws.expand_dims("chain").assign_coords(chain=[0]),
-              "observed_data": observed.to_dataset(name="reflectance")}
+    held = {name: each.expand_dims("chain").assign_coords(chain=[0]) if "draw" in each.dims else each
+            for name, each in groups.items()}
     if int(arviz.__version__.split(".")[0]) < 1:  # 1.x still answers to the name InferenceData, with a warning and another class
-        return arviz.InferenceData(**groups)  # type: ignore[arg-type]
-    return xr.DataTree.from_dict(groups)
+        return arviz.InferenceData(**held)  # type: ignore[arg-type]
+    return xr.DataTree.from_dict(held)
 
 
 def khat(log_weights: np.ndarray) -> np.ndarray:

@@ -15,8 +15,12 @@ from torch.quasirandom import SobolEngine
 
 _ONE = torch.Size()
 _QUASI_DRAWS, _DRAWS = 256, 1000
+# Pixels whose draws are worked on at a time.
+_PIXELS = 512
 # Of the simplex, when all of it has been given away, and of every draw: keeps densities and gradients finite.
-_LEAST_REST, _LEAST = 1e-6, 1e-6
+_LEAST_REST, _LEAST = 1e-6, 1e-30
+# Cells in which a density with a pole is summed up, and where it ends: in standard deviations, e^-12.5 of its peak.
+_CELLS, _DEPTH = 24, 5.0
 
 
 class SimplexNormal(TorchDistribution):
@@ -27,6 +31,9 @@ class SimplexNormal(TorchDistribution):
     whose conditionals have this form but for the normalisation by what follows, which a shift and a scale make up for. Unlike
     a truncated multivariate normal it has a density and independent draws in closed form.
 
+    Under a Dirichlet of concentrations a_j below one the density of an abundance has a pole at zero. With `concentration` the
+    normal is multiplied with z_j^(a_j - 1); its integral and its draws then come from cells in z_j^a_j, where no pole is left.
+
     Parameters
     ----------
     loc
@@ -35,28 +42,50 @@ class SimplexNormal(TorchDistribution):
         `(..., K - 1, K - 1)`, strictly lower triangular: slope of the mean of abundance j (row) in abundance i (column).
     scale
         `(..., K - 1)`: standard deviation of each given those before it, before truncation.
+    order
+        `(..., K)`: which abundance comes when, the last is the rest; all other parameters are in this order. None: as they are
+        numbered.
+    concentration
+        `(..., K - 1)`, up to one. None: no poles. With them there are gradients by the parameters alone, not through values.
     """
 
     arg_constraints = {"loc": constraints.real_vector, "scale": constraints.independent(constraints.positive, 1)}
     support = constraints.simplex
     has_rsample = True
 
-    def __init__(self, loc: Tensor, coefficients: Tensor, scale: Tensor, validate_args: bool | None = None):
-        self.loc, self.coefficients, self.scale = loc, coefficients.tril(-1), scale
-        super().__init__(loc.shape[:-1], torch.Size([loc.shape[-1] + 1]), validate_args=validate_args)
+    def __init__(self, loc: Tensor, coefficients: Tensor, scale: Tensor, order: Tensor | None = None,
+                 concentration: Tensor | None = None, validate_args: bool | None = None):
+        k = loc.shape[-1] + 1
+        self.loc, self.coefficients, self.scale, self.concentration = loc, coefficients.tril(-1), scale, concentration
+        self.order = torch.arange(k, device=loc.device).expand(*loc.shape[:-1], k) if order is None else order
+        super().__init__(loc.shape[:-1], torch.Size([k]), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> SimplexNormal:
         k = self.loc.shape[-1]
+        concentration = None if self.concentration is None else self.concentration.expand(*batch_shape, k)
         return SimplexNormal(self.loc.expand(*batch_shape, k), self.coefficients.expand(*batch_shape, k, k),
-                             self.scale.expand(*batch_shape, k), validate_args=False)
+                             self.scale.expand(*batch_shape, k), self.order.expand(*batch_shape, k + 1), concentration,
+                             validate_args=False)
+
+    def __getitem__(self, part: slice) -> SimplexNormal:
+        """Part of a batch of shape `(n,)`."""
+        concentration = None if self.concentration is None else self.concentration[part]
+        return SimplexNormal(self.loc[part], self.coefficients[part], self.scale[part], self.order[part], concentration,
+                             validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        apart = value[..., :-1] - self.loc
-        mean = self.loc + (self.coefficients @ apart[..., None]).squeeze(-1)
-        rest = (1.0 - value[..., :-1].cumsum(-1) + value[..., :-1]).clamp_min(_LEAST_REST)
-        standard = (value[..., :-1] - mean) / self.scale
-        mass = log_normal_mass(-mean / self.scale, (rest - mean) / self.scale)
-        return (-0.5 * standard.square() - 0.5 * math.log(2 * math.pi) - self.scale.log() - mass).sum(-1)
+        value, order = torch.broadcast_tensors(value, self.order)
+        value = value.gather(-1, order)
+        drawn = value[..., :-1]
+        mean = self.loc + (self.coefficients @ (drawn - self.loc)[..., None]).squeeze(-1)
+        rest = (1.0 - drawn.cumsum(-1) + drawn).clamp_min(_LEAST_REST)
+        if self.concentration is None:
+            log_density = -0.5 * ((drawn - mean) / self.scale).square() - 0.5 * math.log(2 * math.pi) - self.scale.log()
+            return (log_density - log_normal_mass(-mean / self.scale, (rest - mean) / self.scale)).sum(-1)
+        peak = torch.minimum(mean.clamp_min(0.0), rest)
+        mass = _cells(mean, self.scale, rest, self.concentration)[2].sum(-1).clamp_min(_LEAST) / self.concentration
+        pole = (self.concentration - 1.0) * drawn.clamp_min(_LEAST).log()
+        return (pole + _log_below(peak, drawn, mean, self.scale) - mass.log()).sum(-1)
 
     def rsample(self, sample_shape: Sequence[int] = _ONE) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))[:-1]
@@ -68,16 +97,63 @@ class SimplexNormal(TorchDistribution):
         rest = torch.ones(shape, dtype=self.loc.dtype, device=self.loc.device)
         drawn: list[Tensor] = []
         for j in range(self.loc.shape[-1]):
-            mean = self.loc[..., j]
+            mean = self.loc[..., j].expand(shape)
             for i, before in enumerate(drawn):
                 mean = mean + self.coefficients[..., j, i] * (before - self.loc[..., i])
-            scale = self.scale[..., j]
-            standard = truncated_normal((-mean / scale).expand(shape), (rest - mean) / scale, uniform[..., j].expand(shape))
-            value = torch.minimum((mean + scale * standard).clamp_min(0.0), rest)
+            quantile = uniform[..., j].expand(shape)
+            if self.concentration is None:
+                scale = self.scale[..., j]
+                value = mean + scale * truncated_normal(-mean / scale, (rest - mean) / scale, quantile)
+            else:
+                value = _quantile_in_cells(mean, self.scale[..., j], rest, self.concentration[..., j], quantile)
+            value = torch.minimum(value.clamp_min(0.0), rest)
             drawn.append(value)
             rest = rest - value
-        on_simplex = torch.stack([*drawn, rest], dim=-1)
-        return on_simplex + _LEAST * (1.0 / on_simplex.shape[-1] - on_simplex)  # zero itself has no logarithm
+        on_simplex = torch.stack([*drawn, rest], dim=-1).clamp_min(_LEAST)  # zero itself has no logarithm
+        return torch.empty_like(on_simplex).scatter(-1, self.order.expand(on_simplex.shape), on_simplex)
+
+
+def _cells(mean: Tensor, scale: Tensor, rest: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells that hold what counts of z^(a - 1) exp(-(z - mean)^2 / 2 scale^2) on (0, rest), narrow towards both ends.
+
+    In terms of u = z^a the pole is gone: z^(a - 1) dz = du / a. Returns the edges in u and the exponential there, relative to the
+    largest on (0, rest), both `(..., _CELLS + 1)`, and its integral over u in each cell `(..., _CELLS)`, by Simpson's rule.
+    """
+    with torch.no_grad():
+        low = (rest - scale * _reach((rest - mean) / scale)).clamp_min(0.0)
+        high = torch.minimum(scale * _reach(mean / scale), rest)
+        step = torch.linspace(0.0, 1.0, _CELLS + 1, dtype=mean.dtype, device=mean.device)
+        edges = low[..., None] + (high - low).clamp_min(0.0)[..., None] * (step.square() * (3.0 - 2.0 * step))
+        u = edges ** concentration[..., None]
+        middle = (0.5 * (u[..., :-1] + u[..., 1:])) ** (1.0 / concentration[..., None])
+    peak = torch.minimum(mean.clamp_min(0.0), rest)
+    at_edges, at_middle = (_log_below(peak[..., None], z, mean[..., None], scale[..., None]).exp() for z in (edges, middle))
+    return u, at_edges, u.diff() * (at_edges[..., :-1] + 4.0 * at_middle + at_edges[..., 1:]) / 6.0
+
+
+def _reach(t: Tensor) -> Tensor:
+    """Where exp(-(x - t)^2 / 2) on x >= 0 has fallen by exp(-_DEPTH^2 / 2) from where it is largest."""
+    below = -t.clamp_max(0.0)
+    return t.clamp_min(0.0) + _DEPTH**2 / ((below.square() + _DEPTH**2).sqrt() + below)
+
+
+def _log_below(peak: Tensor, z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Logarithm of a normal density at z relative to that at `peak`; keeps its digits where both are far from the mean."""
+    return -0.5 * ((z - peak) / scale) * ((z + peak - 2.0 * mean) / scale)
+
+
+@torch.no_grad()
+def _quantile_in_cells(mean: Tensor, scale: Tensor, rest: Tensor, concentration: Tensor, uniform: Tensor) -> Tensor:
+    u, density, mass = _cells(mean, scale, rest.clamp_min(_LEAST_REST), concentration)
+    reached = mass.cumsum(-1)
+    wanted = (uniform * reached[..., -1])[..., None].contiguous()
+    cell = torch.searchsorted(reached, wanted).clamp_max(_CELLS - 1)
+    share = (1.0 - (reached.gather(-1, cell) - wanted) / mass.gather(-1, cell).clamp_min(_LEAST)).clamp(0.0, 1.0)
+    # Within a cell the density is a straight line, and the distribution function a parabola.
+    first, last = density.gather(-1, cell), density.gather(-1, cell + 1)
+    root = torch.lerp(first.square(), last.square(), share).sqrt()
+    within = (share * (first + last) / (first + root).clamp_min(_LEAST)).clamp(0.0, 1.0)
+    return torch.lerp(u.gather(-1, cell), u.gather(-1, cell + 1), within).squeeze(-1) ** (1.0 / concentration)
 
 
 class Marginals(NamedTuple):
@@ -99,7 +175,8 @@ def marginals(q: TorchDistributionMixin, levels: Sequence[float]) -> Marginals:
         return Marginals(mean, (mean * (1 - mean) / (total + 1)).sqrt(), torch.stack(quantiles))
     if isinstance(q, SimplexNormal):
         uniform = SobolEngine(q.loc.shape[-1], scramble=True, seed=0).draw(_QUASI_DRAWS)
-        draws = q.transport(uniform[:, None].to(q.loc))
+        uniform = uniform[:, None].to(q.loc)
+        draws = torch.cat([q[i : i + _PIXELS].transport(uniform) for i in range(0, len(q.loc), _PIXELS)], dim=1)
     else:
         draws = q.sample(torch.Size([_DRAWS]))
     return Marginals(draws.mean(0), draws.std(0), torch.quantile(draws, torch.tensor(levels).to(draws), dim=0))

@@ -35,6 +35,8 @@ class FitConfig:
     ----------
     svi_steps, calibration_steps
         Most steps of SVI, and steps of training on pairs simulated from the fitted model.
+    sampling_steps
+        Of Gibbs sampling, where exact draws are what is simulated from; 0 simulates from the guide instead.
     learning_rate
         Of Adam, at the beginning of each stage; it falls to a twentieth along a cosine.
     clip_norm
@@ -53,6 +55,7 @@ class FitConfig:
 
     svi_steps: int = 250
     calibration_steps: int = 200
+    sampling_steps: int = 2500
     learning_rate: float = 3e-3
     clip_norm: float = 10.0
     tile_size: int = 48
@@ -189,11 +192,12 @@ def fit(
         model, start = initialize(model, scene, seed=seed)
         names = _endmember_names(names, model.n_endmembers)
         bar.advance()
-        trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None)
+        trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None,
+                          seed)
         trainer.seconds["initialize"] = time.perf_counter() - began
         if resume:
-            trainer.restore(seed)
-        trainer.run(seed)
+            trainer.restore()
+        trainer.run()
     if trainer.interrupted:
         warnings.warn(f"training was interrupted in stage '{trainer.stage}'; the result is what had been learned by then",
                       UnmixWarning, stacklevel=2)

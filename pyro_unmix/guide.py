@@ -79,6 +79,14 @@ class EndmemberPosterior(nn.Module):
         """Posterior mean, `(n_endmembers, n_bands)`."""
         return self.mean + (self.scale_tril @ self.shift[..., None]).squeeze(-1)
 
+    @torch.no_grad()
+    def match(self, draws: Tensor) -> None:
+        """Take the mean of `draws` `(n_draws, n_endmembers, n_bands)` and, in white coordinates, their standard deviations."""
+        apart = (draws - self.mean.to(draws))[..., None]
+        white = torch.linalg.solve_triangular(self.scale_tril.to(draws), apart, upper=False).squeeze(-1)
+        self.shift.copy_(white.mean(dim=0))
+        self.log_scale.copy_(white.std(dim=0).log())
+
     def forward(self) -> dist.MultivariateNormal:
         """Distribution with batch shape `(n_endmembers,)` and event shape `(n_bands,)`."""
         return dist.MultivariateNormal(self.loc(), scale_tril=self.scale_tril * self.log_scale.exp()[:, None, :])
@@ -95,6 +103,12 @@ class NoisePosterior(nn.Module):
     def set_start(self, start: Start) -> None:
         self.loc.data.copy_(start.noise_scale.log())
 
+    @torch.no_grad()
+    def match(self, draws: Tensor) -> None:
+        """Take mean and standard deviation of the logarithm of `draws` `(n_draws, n_bands)`."""
+        self.loc.copy_(draws.log().mean(dim=0))
+        self.log_scale.copy_(draws.log().std(dim=0).log())
+
     def forward(self) -> dist.LogNormal:
         return dist.LogNormal(self.loc, self.log_scale.exp())
 
@@ -108,6 +122,7 @@ class UnmixingGuide(PyroModule):
         "spacnn", "cnn", "mlp", or an `Encoder`.
     head
         Distribution of the abundances given the features: "dirichlet", "logistic-normal", "simplex-normal", or a `Head`.
+        "auto": "simplex-normal" where the exact posterior is to be learned from, else "dirichlet".
 
     A guide made here is a plan. `bind` makes a trained copy's layers for one scene and leaves the plan as it is, so that one
     plan serves many fits that do not touch each other.
@@ -121,10 +136,11 @@ class UnmixingGuide(PyroModule):
     endmembers: EndmemberPosterior
     noise: NoisePosterior
 
-    def __init__(self, encoder: str | Encoder = "spacnn", head: str | Head = "dirichlet"):
+    def __init__(self, encoder: str | Encoder = "spacnn", head: str | Head = "auto"):
         super().__init__()
         self.encoder = _named(ENCODERS, encoder, "guide")
-        self.head = _named(HEADS, head, "head")
+        if head != "auto":
+            self.head = _named(HEADS, head, "head")
         self.brightness = self.denoise = None
 
     @property
@@ -132,10 +148,13 @@ class UnmixingGuide(PyroModule):
         """Pixels of context that a tile needs on every side to be exact."""
         return max(self.encoder.receptive_field // 2, NonLocalMeans.halo)
 
-    def bind(self, start: Start) -> UnmixingGuide:
-        """A copy made for one scene, standing at its start: what to train."""
+    def bind(self, start: Start, *, exact: bool = False) -> UnmixingGuide:
+        """A copy made for one scene, standing at its start: what to train. `exact`: it will learn from exact draws."""
         k, n_bands = start.endmembers.shape
-        guide = self.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
+        plan = copy.deepcopy(self)
+        if not hasattr(plan, "head"):
+            plan.head = HEADS["simplex-normal" if exact else "dirichlet"]()
+        guide = plan.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
                            denoise=start.denoise is not None)
         guide.denoise = copy.deepcopy(start.denoise)
         for part in (guide.input, guide.endmembers, guide.noise):
@@ -158,6 +177,12 @@ class UnmixingGuide(PyroModule):
         guide.endmembers = EndmemberPosterior(n_endmembers, n_bands)
         guide.noise = NoisePosterior(n_bands)
         return guide
+
+    def learn_shared(self, endmembers: Tensor, noise_scale: Tensor, concentration: Tensor) -> None:
+        """Take over what draws `(n_draws, ...)` say of what pixels share."""
+        self.endmembers.match(endmembers)
+        self.noise.match(noise_scale)
+        self.head.learn_prior(concentration.mean(dim=0).to(self.noise.loc))
 
     def calibrate(self) -> None:
         """From here on only q(abundances) and q(brightness) are to be trained, as far as the head says: what the scene has said

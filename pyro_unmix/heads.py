@@ -19,6 +19,8 @@ from pyro_unmix.least_squares import LeastSquares
 _LEAST_ABUNDANCE = 1e-4
 # Of a calibrated Dirichlet.
 _LEAST_PRECISION = 10.0
+# From this concentration up a pole is taken for none.
+_NO_POLE = 0.9
 
 
 class Head(nn.Module):
@@ -51,6 +53,9 @@ class Head(nn.Module):
         Returns whether the features are to be trained too.
         """
         return True
+
+    def learn_prior(self, concentration: Tensor) -> None:
+        """What the scene says of the Dirichlet prior: `concentration` `(n_endmembers,)`. Heads need not care."""
 
 
 class DirichletHead(Head):
@@ -133,32 +138,45 @@ class LogisticNormalHead(Head):
 class SimplexNormalHead(Head):
     """q(abundances) = `SimplexNormal`, standing at the unconstrained least-squares estimate and its covariance.
 
-    There it is the exact posterior under a flat prior and known endmembers but for the truncation of one abundance after the
-    other; shifts, scales and slopes that make up for it, and for everything else the simulated pairs hold, are learned.
+    There it is the exact posterior under a Dirichlet prior and known endmembers but for the truncation of one abundance after the
+    other, the least certain to be positive first; shifts, scales and slopes that make up for it, and for everything else the
+    simulated pairs hold, are learned.
     """
 
     settings: dict = {}
+    concentration: Tensor
 
     def build(self, n_features: int, n_endmembers: int) -> None:
-        self.free = n_endmembers - 1
-        self.layer = _silent_network(n_features + 2 * n_endmembers, 2 * self.free + self.free * (self.free - 1) // 2)
+        self.n_endmembers = n_endmembers
+        self.register_buffer("concentration", torch.ones(n_endmembers))
+        n_pairs = n_endmembers * (n_endmembers - 1) // 2
+        self.layer = _silent_network(n_features + 2 * n_endmembers, 2 * n_endmembers + n_pairs)
+
+    def learn_prior(self, concentration: Tensor) -> None:
+        # Next to one there is hardly a pole, and the closed form is faster.
+        self.concentration.copy_(torch.where(concentration > _NO_POLE, 1.0, concentration))
 
     def forward(self, features: Tensor, estimate: LeastSquares) -> SimplexNormal:
-        covariance = estimate.covariance[..., :-1, :-1].double()
+        k = self.n_endmembers
+        order = (estimate.free / _deviation(estimate)).argsort(dim=-1)
+        drawn = order[..., :-1]
+        covariance = _reordered(estimate.covariance.double(), drawn)
         variance = covariance.diagonal(dim1=-2, dim2=-1)
         factor = torch.linalg.cholesky(covariance + torch.diag_embed(1e-6 * variance + 1e-12))
         scale = factor.diagonal(dim1=-2, dim2=-1)
-        identity = torch.eye(self.free, dtype=factor.dtype, device=factor.device).expand_as(factor)
+        identity = torch.eye(k - 1, dtype=factor.dtype, device=factor.device).expand_as(factor)
         slopes = (-scale[..., None] * torch.linalg.solve_triangular(factor, identity, upper=False)).tril(-1).to(features.dtype)
         scale = scale.to(features.dtype)
 
-        shift, log_factor, below = self.layer(_described(features, estimate)).split(
-            [self.free, self.free, self.free * (self.free - 1) // 2], dim=-1)
-        rows, cols = torch.tril_indices(self.free, self.free, -1, device=below.device)
-        slopes = slopes.expand(*below.shape[:-1], -1, -1).clone()
-        slopes[..., rows, cols] += below * scale[..., rows] / scale[..., cols]
-        loc, scale = estimate.free[..., :-1] + shift * scale, scale * log_factor.clamp(-5.0, 5.0).exp()
-        return SimplexNormal(loc, slopes, scale.clamp_min(1e-5))
+        shift, log_factor, pairs = self.layer(_described(features, estimate)).split([k, k, k * (k - 1) // 2], dim=-1)
+        rows, cols = torch.tril_indices(k, k, -1, device=pairs.device)
+        slope = pairs.new_zeros(*pairs.shape[:-1], k, k)
+        slope[..., rows, cols] = slope[..., cols, rows] = pairs
+        slopes = slopes + _reordered(slope, drawn).tril(-1) * scale[..., :, None] / scale[..., None, :]
+        loc = estimate.free.gather(-1, drawn) + shift.gather(-1, drawn) * scale
+        scale = scale * log_factor.gather(-1, drawn).clamp(-5.0, 5.0).exp()
+        poles = None if (self.concentration == 1.0).all() else self.concentration[drawn]
+        return SimplexNormal(loc, slopes, scale.clamp_min(1e-5), order, poles)
 
 
 HEADS: dict[str, type[Head]] = {
@@ -185,10 +203,19 @@ def _silent_layer(n_inputs: int, n_outputs: int) -> nn.Linear:
     return layer
 
 
+def _deviation(estimate: LeastSquares) -> Tensor:
+    """Standard deviation of the free estimate, `(n, n_endmembers)`."""
+    return estimate.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12).sqrt()
+
+
 def _described(features: Tensor, estimate: LeastSquares) -> Tensor:
     """`features`, the constrained estimate, and how many standard deviations of the noise the free one is from zero."""
-    sd = estimate.covariance.diagonal(dim1=-2, dim2=-1).clamp_min(1e-12).sqrt()
-    return torch.cat([features, estimate.abundances, (estimate.free / sd).asinh()], dim=-1)
+    return torch.cat([features, estimate.abundances, (estimate.free / _deviation(estimate)).asinh()], dim=-1)
+
+
+def _reordered(matrices: Tensor, order: Tensor) -> Tensor:
+    """Rows and columns `order` `(n, m)` of `matrices` `(n, k, k)`."""
+    return matrices.take_along_dim(order[:, :, None], dim=1).take_along_dim(order[:, None, :], dim=2)
 
 
 def _silent_network(n_inputs: int, n_outputs: int) -> nn.Sequential:

@@ -36,8 +36,8 @@ _WITNESSES = 100.0
 # Robust scatter of the log of summed coefficients above which brightness is taken to vary.
 _BRIGHTNESS = 0.05
 # Prior standard deviation of an endmember in a band, in units of its own root mean square: the spread of the candidates, within
-# these bounds.
-_LEAST_SD, _MOST_SD = 0.01, 0.1
+# these bounds. Where the noise is white the pixels themselves will say more, and the prior is to be weak.
+_LEAST_SD, _MOST_SD, _WHITE_SD = 0.01, 0.1, 0.1
 # Samples of pixels, restarts on each, those of them that go on to the end, and the best of all, whose spread counts.
 _SAMPLES, _RESTARTS, _KEPT, _BEST = 3, 40, 16, 5
 # Above this, a concentration learned under the bound of one is at the bound.
@@ -120,7 +120,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         endmembers = candidates[0]
         rms = np.sqrt(np.mean(endmembers**2, axis=1))
         apart = np.sqrt(np.mean((candidates - endmembers) ** 2, axis=(0, 2)))
-        sds = np.clip(apart / rms, _LEAST_SD, _MOST_SD) * rms
+        sds = rms * (_WHITE_SD if white else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
     scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
 
     scatter = _brightness_scatter(pixels, endmembers)
@@ -250,7 +250,7 @@ def calibrate_amplitude(endmembers: np.ndarray, coefficients: np.ndarray) -> np.
     Returns
     -------
     endmembers
-        Divided by a, the robust non-negative solution of coefficients @ a = 1.
+        Divided by a, the robust non-negative solution of coefficients @ a = 1, times what makes the median of the sums one.
     """
     scales = np.ones(coefficients.shape[1])
     weights = np.ones(len(coefficients))
@@ -259,6 +259,8 @@ def calibrate_amplitude(endmembers: np.ndarray, coefficients: np.ndarray) -> np.
         weights = 1.0 / np.sqrt(np.maximum(np.abs(coefficients @ scales - 1.0), 1e-3))
     # An endmember that no pixel needs has no amplitude of its own; it takes the one at which its brightest pixel is pure.
     scales = np.where(scales > 0, scales, 1.0 / np.maximum(coefficients.max(axis=0), 1e-12))
+    # Bright pixels pull harder at the common factor: least absolute deviations would leave most pixels dimmer than one.
+    scales = scales / max(float(np.median(coefficients @ scales)), 1e-12)
     return endmembers / scales[:, None]
 
 

@@ -30,7 +30,7 @@ class UnmixingModel(PyroModule):
         together with an endmember prior of your own.
     abundances
         Prior of the abundances of a pixel: an object of `priors`, a distribution on the simplex, or a callable that takes K
-        and returns one. None: flat, `Dirichlet(1)`.
+        and returns one. None: `Dirichlet(1, learned=True)`, flat until the scene says otherwise.
     endmembers
         Prior of the endmembers: an object of `priors`, a distribution over (K, n_bands), or a callable that takes the
         two numbers. None: multivariate normal, smooth over wavelength, centred on what the scene says when it is fitted.
@@ -85,7 +85,7 @@ class UnmixingModel(PyroModule):
         self._parts = {"abundances": abundances, "endmembers": endmembers, "mixing": mixing, "brightness": brightness,
                        "noise": noise, "evidence": evidence}
         self.n_endmembers = int(n_endmembers) if counted else n_endmembers
-        self.abundances = as_prior(abundances if abundances is not None else Dirichlet(1.0))
+        self.abundances = as_prior(abundances if abundances is not None else Dirichlet(1.0, learned=True))
         self.endmembers = as_prior(endmembers) if endmembers is not None else None
         self.mixing = mixing if mixing is not None else Linear()
         self.brightness = PixelBrightness() if brightness == "pixel" else brightness if brightness != "none" else None

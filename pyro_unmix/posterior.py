@@ -1,32 +1,40 @@
-"""What comes out: summaries in closed form, draws on request."""
+"""What comes out: summaries in closed form, draws on request, and answers to what is asked of them."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
-from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
 
-from pyro_unmix.distributions import marginals
+from pyro_unmix import predictive, questions
+from pyro_unmix.diagnostics.findings import Finding
+from pyro_unmix.diagnostics.residuals import Checks
 from pyro_unmix.errors import InputError
 from pyro_unmix.io.files import atomic_path
-from pyro_unmix.numerics import one_thread, seeded
+from pyro_unmix.library import SpectralLibrary
+from pyro_unmix.numerics import one_thread
+from pyro_unmix.pieces import Maps, Piece, derived
+from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.scene import Scene
+from pyro_unmix.sources import GuideSource
 from pyro_unmix.tiles import Tiling
 
 if TYPE_CHECKING:
     from pyro_unmix.fit import Fit
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Rows and columns of the tiles the guide is run over, for summaries and for draws.
-_TILE, _DRAWN_TILE = 64, 32
+# Draws of the endmembers by which they are named.
+_NAMING = 500
+_GROUPS = ("posterior", "observed_data", "posterior_predictive", "prior", "log_likelihood")
 
 
 class Posterior:
@@ -47,19 +55,12 @@ class Posterior:
         The scene has other bands than the fit.
     """
 
+    _source: GuideSource
+
     def __init__(self, fit: Fit, scene: Scene):
         _check_bands(fit, scene)
-        self._fit, self.scene = fit, scene
-
-    @torch.no_grad()
-    def _tiles(self, size: int, rows: np.ndarray, cols: np.ndarray) -> Iterator[tuple]:
-        """Of each tile that reaches into `rows` and `cols`: rows and columns of its pixels, q(abundances), q(brightness)."""
-        tiling = Tiling(self.scene, size, self._fit.guide.halo)
-        for number, (i, j) in enumerate(tiling.corners):
-            if ((i <= rows) & (rows < i + tiling.height)).any() and ((j <= cols) & (cols < j + tiling.width)).any():
-                tiles = tiling.batch([number])
-                where = tuple(index.numpy() for index in tiling.rows_and_columns(tiles, [number]))
-                yield where, *self._fit.guide.pixels(tiles)
+        self._fit, self.scene, self._names = fit, scene, list(fit.names or ())
+        self._source, self._seed = GuideSource(fit), fit.seed
 
     @property
     def history(self):
@@ -69,85 +70,206 @@ class Posterior:
     @one_thread()
     def summary(self) -> xr.Dataset:
         """Mean, standard deviation and quantiles; variables, dimensions and attributes are those of `summary.nc`."""
-        rows, cols, _ = self.scene.shape
-        k = self._fit.model.n_endmembers
-        mean, sd = np.full((2, rows, cols, k), np.nan)
-        quantiles = np.full((len(QUANTILES), rows, cols, k), np.nan)
-        brightness = None if self._fit.guide.brightness is None else np.full((rows, cols), np.nan)
-        for where, q_abundances, q_brightness in self._tiles(_TILE, np.arange(rows), np.arange(cols)):
-            found = marginals(q_abundances, QUANTILES)
-            mean[where] = found.mean / found.mean.sum(-1, keepdim=True)
-            sd[where] = found.sd
-            quantiles[(slice(None), *where)] = found.quantiles
-            if brightness is not None:
-                brightness[where] = q_brightness.mean
-        endmembers = self._endmembers()
+        maps, common = self._maps(QUANTILES, khat=self._source.weighted), self._source.common()
         map_dims, float32 = ("y", "x", "endmember"), np.float32
         variables = {
-            "abundance_mean": (map_dims, mean.astype(float32)),
-            "abundance_sd": (map_dims, sd.astype(float32)),
-            "abundance_quantile": (("quantile", *map_dims), quantiles.astype(float32)),
-            "endmember_mean": (("endmember", "wavelength"), endmembers.mean.numpy()),
-            "endmember_sd": (("endmember", "wavelength"), endmembers.stddev.numpy()),
-            "reconstruction_rmse": (("y", "x"), self._reconstruction_rmse(mean, brightness).astype(float32)),
+            "abundance_mean": (map_dims, maps.mean.astype(float32)),
+            "abundance_sd": (map_dims, maps.sd.astype(float32)),
+            "abundance_quantile": (("quantile", *map_dims), maps.quantiles.astype(float32)),
+            "endmember_mean": (("endmember", "wavelength"), common.endmembers.numpy()),
+            "endmember_sd": (("endmember", "wavelength"), common.endmember_sd.numpy()),
+            "reconstruction_rmse": (("y", "x"), self._reconstruction_rmse(maps, common.endmembers).astype(float32)),
         }
-        if brightness is not None:
-            variables["brightness_mean"] = (("y", "x"), brightness.astype(float32))
-        return xr.Dataset(variables, coords=self._coords() | {"quantile": list(QUANTILES)}, attrs=self._attributes())
+        for name, values in (("brightness_mean", maps.brightness), ("khat", maps.khat)):
+            if values is not None:
+                variables[name] = (("y", "x"), values.astype(float32))
+        found = self._findings(maps)
+        attributes = {"intervals": found[-1].name, "findings": "\n".join(map(str, found))}
+        return xr.Dataset(variables, coords=self._coords() | {"quantile": list(QUANTILES)}, attrs=self._attributes() | attributes)
 
     @one_thread()
     def draws(self, n: int = 500, *, seed: int = 0, y: slice = slice(None), x: slice = slice(None)) -> xr.Dataset:
         """Draws from the posterior of the pixels at rows `y` and columns `x`.
 
-        Variables `abundances` (draw, y, x, endmember), `endmembers` (draw, endmember, wavelength) and, where modelled,
-        `brightness` (draw, y, x). Masked pixels are NaN. Memory grows with `n` times the number of pixels.
+        Variables `abundances` (draw, y, x, endmember), `endmembers` (draw, endmember, wavelength), `noise_scale` (draw,
+        wavelength) and, where modelled, `brightness` (draw, y, x). Masked pixels are NaN. Memory grows with `n` times the number
+        of pixels. Those of a part are a part of those of the scene.
         """
         if n < 1:
             raise InputError("at least one draw", f"{n}")
         rows, cols = (np.arange(length)[part] for length, part in zip(self.scene.shape[:2], (y, x), strict=True))
+        endmembers, noise_scale = self._source.shared(n, seed)
         brightness = np.full((n, len(rows), len(cols)), np.nan, dtype=np.float32)
-        with seeded(seed):
-            endmembers = self._endmembers().sample(torch.Size([n])).numpy()
-            abundances = np.full((*brightness.shape, endmembers.shape[1]), np.nan, dtype=np.float32)
-            for where, q_abundances, q_brightness in self._tiles(_DRAWN_TILE, rows, cols):
-                row, col = (_positions(part, index) for part, index in zip((rows, cols), where, strict=True))
-                inside = (row >= 0) & (col >= 0)
-                for out, q in ((abundances, q_abundances), (brightness, q_brightness)):
-                    if q is not None:
-                        out[:, row[inside], col[inside]] = q.sample(torch.Size([n])).numpy()[:, inside]
-        variables = {"endmembers": (("draw", "endmember", "wavelength"), endmembers),
+        abundances = np.full((*brightness.shape, endmembers.shape[1]), np.nan, dtype=np.float32)
+        for piece in self._pieces(self._source.drawn_tile, rows, cols, seed):
+            row, col = (_positions(part, index) for part, index in ((rows, piece.rows), (cols, piece.cols)))
+            inside = (row >= 0) & (col >= 0)
+            for out, drawn in zip((abundances, brightness), piece.sample(n), strict=True):
+                if drawn is not None:
+                    out[:, row[inside], col[inside]] = drawn.numpy()[:, inside]
+        variables = {"endmembers": (("draw", "endmember", "wavelength"), endmembers.numpy()),
+                     "noise_scale": (("draw", "wavelength"), noise_scale.numpy()),
                      "abundances": (("draw", "y", "x", "endmember"), abundances)}
         if self._fit.guide.brightness is not None:
             variables["brightness"] = (("draw", "y", "x"), brightness)
         coords = xr.Dataset(coords=self._coords()).isel(y=y, x=x).coords
         return xr.Dataset(variables, coords={**coords, "draw": np.arange(n)}, attrs=self._attributes() | {"draw_seed": seed})
 
-    def to_arviz(self, draws: int = 500, *, seed: int = 0, y: slice = slice(None), x: slice = slice(None)):
-        """Draws as ArviZ holds them (InferenceData, or DataTree from ArviZ 1.0): groups posterior and observed_data."""
+    def to_arviz(self, draws: int = 500, *, seed: int = 0, y: slice = slice(None), x: slice = slice(None),
+                 groups: Sequence[str] = ("posterior", "observed_data")):
+        """Draws as ArviZ holds them (InferenceData, or DataTree from ArviZ 1.0).
+
+        `groups` may also name "posterior_predictive" (spectra simulated from the draws), "prior" (as many draws from the model's
+        priors) and "log_likelihood" (of the spectrum of each pixel, (draw, y, x)).
+
+        Raises
+        ------
+        InputError
+            A group of another name, or none.
+        """
         from pyro_unmix.arviz import to_arviz  # ArviZ takes seconds to import, and only this needs it
 
-        return to_arviz(self.draws(draws, seed=seed, y=y, x=x), self.scene.reflectance.isel(y=y, x=x))
+        if not groups or (unknown := sorted(set(groups) - set(_GROUPS))):
+            raise InputError(f"groups among {', '.join(_GROUPS)}", ", ".join(unknown) if groups else "none")
+        drawn, observed = self.draws(draws, seed=seed, y=y, x=x), self.scene.reflectance.isel(y=y, x=x)
+        model = self._fit.model
+        make = {"posterior": lambda: drawn,
+                "observed_data": lambda: observed.to_dataset(name="reflectance"),
+                "posterior_predictive": lambda: predictive.simulate_spectra(model, drawn, seed=derived(seed, 1)),
+                "prior": lambda: predictive.prior_draws(model, drawn, seed=derived(seed, 2)),
+                "log_likelihood": lambda: predictive.log_likelihoods(model, drawn, observed)}
+        return to_arviz({group: make[group]() for group in groups})
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the summary to a NetCDF file, whole or not at all."""
         write_netcdf(self.summary(), path)
 
-    @torch.no_grad()
-    def _endmembers(self) -> TorchDistributionMixin:
-        return self._fit.guide.endmembers()
+    @one_thread()
+    def exceedance(self, threshold: float) -> xr.DataArray:
+        """P(abundance > `threshold`), (y, x, endmember); NaN where masked.
 
-    def _reconstruction_rmse(self, mean: np.ndarray, brightness: np.ndarray | None) -> np.ndarray:
-        error = np.full(mean.shape[:2], np.nan)
-        endmembers = self._endmembers().mean.double()
-        for row in range(len(mean)):  # row by row: a reconstruction of the whole scene would be as large as the scene in float64
-            mixed = self._fit.model.mixing(torch.as_tensor(mean[row]), endmembers).numpy()
-            mixed = mixed if brightness is None else brightness[row, :, None] * mixed
-            error[row] = np.sqrt(np.mean((self.scene.reflectance.values[row] - mixed) ** 2, axis=-1))
+        Raises
+        ------
+        InputError
+            A threshold that is not between 0 and 1.
+        """
+        if not 0 < threshold < 1:
+            raise InputError("a threshold between 0 and 1", f"{threshold}")
+        rows, cols, _ = self.scene.shape
+        found = np.full((rows, cols, len(self._names)), np.nan, dtype=np.float32)
+        for piece in self._pieces(self._source.drawn_tile, np.arange(rows), np.arange(cols), self._seed):
+            found[piece.rows, piece.cols] = piece.exceedance(threshold).numpy()
+        return xr.DataArray(found, dims=("y", "x", "endmember"), name="exceedance", attrs={"threshold": threshold},
+                            coords={**self.scene.mask.coords, "endmember": self._names})
+
+    @one_thread()
+    def correlation(self, y: int, x: int) -> xr.DataArray:
+        """Correlation (endmember, other) of the abundances of the pixel at row `y` and column `x`, from 1000 draws.
+
+        Raises
+        ------
+        InputError
+            Not a pixel in use.
+        """
+        rows, cols, _ = self.scene.shape
+        if not (0 <= y < rows and 0 <= x < cols and self.scene.mask.values[y, x]):
+            raise InputError(f"a pixel in use, of {rows} rows and {cols} columns", f"row {y}, column {x}")
+        piece, = self._pieces(self._source.drawn_tile, np.array([y]), np.array([x]), self._seed)
+        here = (piece.rows == y) & (piece.cols == x)
+        draws = piece.sample(1000)[0].numpy()[:, here][:, 0].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of an abundance that does not vary there is none
+            found = np.corrcoef(draws.T)
+        return xr.DataArray(found, dims=("endmember", "other"), name="correlation",
+                            coords={"endmember": self._names, "other": self._names})
+
+    @one_thread()
+    def most_uncertain(self, n: int = 10) -> pd.DataFrame:
+        """The `n` abundances of the widest 90 % interval, widest first: columns y, x (row and column), endmember, mean, sd, low,
+        high.
+
+        Raises
+        ------
+        InputError
+            Fewer than one.
+        """
+        maps = self._maps((0.05, 0.95))
+        return questions.widest(maps, self._names, n)
+
+    def identify(self, library: SpectralLibrary, n: int = 3) -> pd.DataFrame:
+        """What the endmembers may be: columns endmember, material, probability, angle; the `n` most probable of each.
+
+        The probability of a material is the share of draws of the endmember to which it is the nearest in spectral angle; `angle`
+        is that to the mean, in radians.
+
+        Raises
+        ------
+        InputError
+            A library that cannot be brought to the bands of the scene, or fewer than one material.
+        """
+        endmembers = self._source.shared(_NAMING, self._seed)[0]
+        return questions.nearest(endmembers.numpy(), self._names, library, self.scene.wavelengths, n)
+
+    def region_mean(self, region: np.ndarray | xr.DataArray, draws: int = 300) -> xr.Dataset:
+        """Mean abundances over a region: only draws that share endmembers know them, see `RefinedPosterior.region_mean`."""
+        raise InputError("a posterior of draws that share endmembers, without which errors of a mean come out too small",
+                         "that of a guide", "call pyro_unmix.refine(fit, scene)")
+
+    @one_thread()
+    def checks(self) -> Checks:
+        """What the residuals of the whole scene say about its unmixing (`diagnostics.check_residuals`).
+
+        Abundances and brightness are the means. So are the endmembers, but moved to where the scene wants them, as far as their
+        standard deviations allow.
+
+        Raises
+        ------
+        InputError
+            Mixing that is not linear, noise without a covariance, or no more bands than endmembers.
+        """
+        maps = self._maps((0.5,))
+        return questions.checks(self._fit.model, self.scene, maps, self._source.common())
+
+    @one_thread()
+    def findings(self) -> list[Finding]:
+        """What is wrong, what to do, and last whether intervals can be trusted (`diagnostics.findings`).
+
+        Of scenes of more than 40,000 pixels, rows spread over them are looked at.
+        """
+        return self._findings(self._maps((0.5,)))
+
+    def _pieces(self, size: int, rows: np.ndarray, cols: np.ndarray, seed: int) -> Iterator[Piece]:
+        """Pieces, `size` pixels wide, that reach into `rows` and `cols`."""
+        tiling = Tiling(self.scene, size, self._fit.guide.halo)
+        for number, (i, j) in enumerate(tiling.corners):
+            if ((i <= rows) & (rows < i + tiling.height)).any() and ((j <= cols) & (cols < j + tiling.width)).any():
+                tiles = tiling.batch([number])
+                row, col = (index.numpy() for index in tiling.rows_and_columns(tiles, [number]))
+                yield self._source.piece(tiles, row, col, derived(seed, i, j))
+
+    def _maps(self, levels: Sequence[float], *, khat: bool = False) -> Maps:
+        rows, cols, _ = self.scene.shape
+        pieces = self._pieces(self._source.tile, np.arange(rows), np.arange(cols), self._seed)
+        with_brightness = self._fit.guide.brightness is not None
+        return Maps.of(pieces, (rows, cols, len(self._names)), levels, brightness=with_brightness, khat=khat)
+
+    def _reconstruction_rmse(self, maps: Maps, endmembers: Tensor) -> np.ndarray:
+        error = np.full(maps.mean.shape[:2], np.nan)
+        for row in range(len(error)):  # row by row: a reconstruction of the whole scene would be as large as the scene in float64
+            brightness = None if maps.brightness is None else torch.as_tensor(maps.brightness[row])
+            mixed = predictive.mean_spectrum(self._fit.model, torch.as_tensor(maps.mean[row]), endmembers.double(), brightness)
+            error[row] = np.sqrt(np.mean((self.scene.reflectance.values[row] - mixed.numpy()) ** 2, axis=-1))
         return np.where(self.scene.mask.values, error, np.nan)
+
+    def _findings(self, maps: Maps) -> list[Finding]:
+        model, common, prior_sd = self._fit.model, self._source.common(), None
+        if self._source.learned and isinstance(model.endmembers, MVNEndmembers):
+            prior_sd = model.endmembers(model.n_endmembers, self.scene.n_bands).stddev
+        found = questions.verdict(model, self.scene, maps, common, prior_sd, self._names)
+        return found if self._source.calibrated else [*found[:-1], *questions.UNCALIBRATED]
 
     def _coords(self) -> dict:
         kept = {key: self.scene.reflectance.coords[key] for key in self.scene.reflectance.coords}
-        return kept | {"endmember": self._fit.names}
+        return kept | {"endmember": self._names}
 
     def _configuration(self) -> dict:
         """What was fitted, by the names of its parts, and how; `config.json` has their settings too."""

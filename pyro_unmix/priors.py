@@ -25,16 +25,19 @@ class Dirichlet(nn.Module):
     concentration
         One number for all endmembers, or one each. 1 is flat on the simplex, below 1 favours few materials a pixel,
         above 1 favours even mixtures. Below about 0.1 float32 draws degenerate.
+    learned
+        Whether the scene may say otherwise, endmember by endmember, where its noise is white.
     """
 
     concentration: Tensor
 
-    def __init__(self, concentration: float | Sequence[float] = 1.0):
+    def __init__(self, concentration: float | Sequence[float] = 1.0, learned: bool = False):
         super().__init__()
         values = torch.as_tensor(concentration, dtype=torch.float32)
         if values.ndim > 1 or not (values > 0).all() or not torch.isfinite(values).all():
             raise InputError("a positive concentration, one number or one an endmember", f"{concentration}")
-        self.settings = {"concentration": torch.as_tensor(concentration, dtype=torch.float64).tolist()}
+        self.settings = {"concentration": torch.as_tensor(concentration, dtype=torch.float64).tolist(), "learned": bool(learned)}
+        self.learned = bool(learned)
         self.register_buffer("concentration", values)
 
     @property
@@ -73,6 +76,14 @@ class MVNEndmembers(nn.Module):
                              f"shapes {tuple(mean.shape)} and {tuple(scale_tril.shape)}")
         self.register_buffer("mean", mean)
         self.register_buffer("scale_tril", scale_tril)
+
+    @property
+    def of_one_kernel(self) -> bool:
+        """Whether the covariances of all endmembers are proportional to each other."""
+        if self.scale_tril.ndim == 2:
+            return True
+        relative = self.scale_tril / self.scale_tril[:, :1, :1]
+        return torch.allclose(relative, relative[:1].expand_as(relative), rtol=1e-4, atol=1e-4)
 
     def forward(self, n_endmembers: int, n_bands: int) -> dist.Distribution:
         if self.mean.shape != (n_endmembers, n_bands):

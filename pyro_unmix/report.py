@@ -1,7 +1,8 @@
-"""One self-contained HTML page about a run, in plain language, with its warnings first.
+"""One self-contained HTML page about a run, in plain language: first whether to trust it.
 
 `write_report` reads `summary.nc`, `history.csv` and `config.json` of the folder that `fit` wrote. Each warning is one
-small function that looks at the numbers and returns a sentence, or None where there is nothing to say.
+small function that looks at the numbers and returns a sentence, or None where there is nothing to say, or where the
+findings of the posterior, which the summary brings along, say it already.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pyro_unmix.errors import InputError
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.metrics import Evaluation, spectral_angle
 
+_KHAT = 0.7  # above it, weights cannot be trusted: `arviz.khat`
 FILES = {
     "summary.nc": "abundances, endmembers and their uncertainty (NetCDF; open with xarray)",
     "config.json": "every setting of the run, and what it took",
@@ -55,7 +57,7 @@ def write_report(folder: str | os.PathLike) -> Path:
 def find_warnings(summary: xr.Dataset, history: pd.DataFrame, config: dict) -> list[str]:
     """What a user should know before trusting this run: sentences, most serious first."""
     found = (still_falling(history), poor_fit(summary), *alike(summary), *nearly_absent(summary),
-             mostly_masked(summary), vague(summary), uncalibrated(config))
+             mostly_masked(summary), vague(summary), weights_failed(summary), uncalibrated(summary, config))
     return [sentence for sentence in found if sentence]
 
 
@@ -86,20 +88,23 @@ def poor_fit(summary: xr.Dataset, least: float = 0.95) -> str | None:
 
 
 def alike(summary: xr.Dataset, least: float = 0.05) -> list[str]:
-    """Pairs of endmembers less than `least` rad apart."""
+    """Pairs of endmembers less than `least` rad apart, of which no finding says that the scene can do without one."""
+    told = summary.attrs.get("findings", "")
     spectra = summary.endmember_mean.transpose("endmember", "wavelength").values
     named = zip(summary.endmember.values, spectra, strict=True)
     angles = ((a, b, spectral_angle(one, other)) for (a, one), (b, other) in combinations(named, 2))
     return [f"'{a}' and '{b}' have nearly the same spectrum ({angle:.3f} rad apart): what belongs to which is not "
-            "known. Add their abundances, or fit with fewer endmembers." for a, b, angle in angles if angle < least]
+            "known. Add their abundances, or fit with fewer endmembers." for a, b, angle in angles if angle < least
+            and not any(f"without {one}, whose nearest is {other}," in told for one, other in ((a, b), (b, a)))]
 
 
 def nearly_absent(summary: xr.Dataset, least: float = 0.1) -> list[str]:
-    """Endmembers that fill no pixel to at least the share `least`."""
+    """Endmembers that fill no pixel to at least the share `least`, and that no finding calls not shown by the scene."""
+    told = summary.attrs.get("findings", "")
     largest = summary.abundance_mean.max(("y", "x"))
     return [f"'{name}' is almost absent: no pixel holds more than {_percent(value)} of it, so its spectrum is a guess. "
             "Fit with fewer endmembers." for name, value in zip(summary.endmember.values, largest.values, strict=True)
-            if value < least]
+            if value < least and f"does not show {name}:" not in told]
 
 
 def mostly_masked(summary: xr.Dataset, most: float = 0.2) -> str | None:
@@ -122,9 +127,21 @@ def vague(summary: xr.Dataset, most: float = 0.8) -> str | None:
             f"be {prior:.2f} without any data. Check that the noise is not overestimated; fit with fewer endmembers.")
 
 
-def uncalibrated(config: dict) -> str | None:
-    """The run does not say that its intervals were calibrated."""
-    if config.get("calibrated") is True:
+def weights_failed(summary: xr.Dataset, most: float = 0.1) -> str | None:
+    """More than the share `most` of the pixels with a k-hat above 0.7."""
+    if "khat" not in summary:
+        return None
+    share = float((summary.khat > _KHAT).sum() / summary.khat.notnull().sum())
+    if share <= most:
+        return None
+    advice = "Train longer" if summary.attrs.get("refined") == "re-weighted" else "Refine with more draws"
+    return (f"In {_percent(share)} of the pixels the weights of the draws failed (k-hat above {_KHAT}): their intervals cannot "
+            f"be trusted. {advice}.")
+
+
+def uncalibrated(summary: xr.Dataset, config: dict) -> str | None:
+    """Neither the findings nor the run say that intervals were calibrated."""
+    if "findings" in summary.attrs or config.get("calibrated") is True:
         return None
     return ("The intervals come from a guide trained by the ELBO and are expected to be too narrow. "
             "Read the maps of standard deviation as relative, not as error bars.")
@@ -160,9 +177,9 @@ def _page(folder: Path, summary: xr.Dataset, history: pd.DataFrame, config: dict
     found = find_warnings(summary, history, config)
     scene = str(config.get("scene", "scene"))
     sections = [
+        ("Can the intervals be trusted?", _trust(summary)),
         ("What was done", _what_was_done(summary, config)),
-        ("Warnings", "<ul class='warnings'>" + "".join(f"<li>{escape(w)}</li>" for w in found) + "</ul>" if found
-         else "<p class='good'>None: every check of this run passed.</p>"),
+        ("Warnings", _list(found) if found else "<p class='good'>None: every other check of this run passed.</p>"),
         ("Abundances", _picture(
             plot.abundance_maps(summary), f"Maps of mean abundance and standard deviation of {names}",
             "How much of each endmember is in each pixel (above; 0 none, 1 nothing else), and the standard deviation "
@@ -175,8 +192,7 @@ def _page(folder: Path, summary: xr.Dataset, history: pd.DataFrame, config: dict
         ("Where to be careful", _picture(
             plot.uncertainty(summary), "Maps of total abundance uncertainty and of reconstruction error",
             "Left: all uncertainty of a pixel's abundances in one number. Right: how far the pixel is from its best "
-            f"mixture. Over the scene {_percent(1 - explained_energy(summary))} of the energy is left unexplained. "
-            "A patch that stands out on the right holds something that is not among the endmembers.")),
+            "mixture. A patch that stands out on the right holds something that is not among the endmembers.")),
         ("Convergence", _picture(
             plot.loss(history), "Training loss by step",
             "The loss should have become level. It can be negative; only its change means something.")
@@ -185,7 +201,7 @@ def _page(folder: Path, summary: xr.Dataset, history: pd.DataFrame, config: dict
         ("Files in this folder", _files(folder)),
     ]
     if isinstance(config.get("evaluation"), dict):
-        sections.insert(2, ("Against the reference", _evaluation(config["evaluation"])))
+        sections.insert(3, ("Against the reference", _evaluation(config["evaluation"])))
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     details = escape(json.dumps(config, indent=2, ensure_ascii=False))
     return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'>"
@@ -194,6 +210,25 @@ def _page(folder: Path, summary: xr.Dataset, history: pd.DataFrame, config: dict
             f"<h1>Unmixing of {escape(scene)}</h1>{body}"
             f"<details><summary>All settings of this run</summary><pre>{details}</pre></details>"
             "</main></body></html>\n")
+
+
+def _trust(summary: xr.Dataset) -> str:
+    """The verdict of the findings, how the posterior was made, and what was found with what to do."""
+    if not {"intervals", "findings"} <= set(summary.attrs):
+        return "<p>Not known: this summary does not say. Fit again, or ask <code>post.findings()</code>.</p>"
+    *found, last = summary.attrs["findings"].split("\n")
+    trusted = summary.attrs["intervals"] == "trusted"
+    answer = "Yes, as far as the scene can tell." if trusted else "Not fully: they are a best effort."
+    page = f"<p class='{'good' if trusted else 'doubt'}'><strong>{answer}</strong> {escape(last)}</p>"
+    if summary.attrs.get("refined") in _REFINED:
+        page += f"<p>{_REFINED[summary.attrs['refined']]}</p>"
+    if found:
+        page += f"<p>{'Apart from that' if trusted else 'What was found'}, and what to do:</p>{_list(found)}"
+    return page
+
+
+def _list(sentences: list[str]) -> str:
+    return "<ul class='warnings'>" + "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences) + "</ul>"
 
 
 def _what_was_done(summary: xr.Dataset, config: dict) -> str:
@@ -207,6 +242,7 @@ def _what_was_done(summary: xr.Dataset, config: dict) -> str:
         "Scene": config.get("scene"),
         "Size": f"{summary.sizes['y']} × {summary.sizes['x']} pixels ({used} in use), {spectrum}",
         "Endmembers": summary.sizes["endmember"],
+        "Energy explained": _percent(explained_energy(summary)),
         "Guide": (config.get("guide") or {}).get("class"),
         "Seed": config.get("seed"),
         "Time": ", ".join(f"{k.replace('_', ' ')} {v:.1f} s" for k, v in seconds.items())
@@ -261,6 +297,15 @@ def _losses(history: pd.DataFrame) -> pd.DataFrame:
     return history[np.isfinite(history.elbo_loss.astype(float))]  # a file without rows has columns of no type
 
 
+_REFINED = {
+    "exact": "The posterior was refined: abundances were drawn from the exact posterior of every pixel, given draws of "
+             "endmembers and noise from theirs.",
+    "cut": "The posterior was refined: the noise errs together over bands or pixels, so abundances were drawn by a bootstrap of "
+           "the residuals, given endmembers that the single pixels do not move (a cut posterior).",
+    "re-weighted": "The posterior was refined: draws of the guide were weighted towards the exact posterior, given the guide's "
+                   "endmembers.",
+}
+
 _HOW_TO_READ = """
 <p><strong>Abundances</strong> are the shares of the materials in a pixel: none negative, together 1. The mean is the
 best single answer. A share of 0.40 with a standard deviation of 0.05 reads: probably between 0.32 and 0.48. The 90 %
@@ -271,7 +316,9 @@ page. A reference whose endmembers have another amplitude has other shares for t
 <p><strong>Endmembers</strong> found without a library have numbers, not names: the program does not know which material
 it is.</p>
 <p><strong>Intervals</strong> hold for the model that was fitted. They cannot know of a material that is missing from
-it, or of mixing of another kind. The map of the reconstruction error shows the pixels where that is likely.</p>
+it, or of mixing of another kind. The map of the reconstruction error shows the pixels where that is likely. On simulated
+scenes with white noise, calibrated intervals held the truth nearly as often as they say, and somewhat less often where few
+pixels are pure; where noise errs together over bands or pixels, expect less.</p>
 """
 
 _STYLE = """
@@ -290,6 +337,7 @@ th { white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .warnings { list-style: none; padding: 0; }
 .warnings li { background: #fff4d6; border-left: 4px solid #b26a00; padding: .6rem .9rem; margin: .5rem 0; }
+.doubt { background: #fff4d6; border-left: 4px solid #b26a00; padding: .6rem .9rem; }
 .good { background: #e8f4ea; border-left: 4px solid #2e7d32; padding: .6rem .9rem; }
 pre { overflow-x: auto; background: #f5f5f5; padding: .8rem; }
 details { margin-top: 2rem; }

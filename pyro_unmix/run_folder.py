@@ -108,7 +108,8 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
     history = _read(folder / "history.csv", pd.read_csv)
     try:
         model = _restore_model(config, state["model"], model)
-        guide = guide if guide is not None else UnmixingGuide(restore(config["guide"]), restore(config["head"]))
+        if guide is None or not hasattr(guide, "head"):  # a head left open was chosen when the scene was seen
+            guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
                             brightness=model.brightness is not None, denoise="denoise.mean" in state["guide"])
         guide.load_state_dict(state["guide"])

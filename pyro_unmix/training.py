@@ -8,6 +8,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,10 +26,12 @@ from pyro_unmix.initialize import Start
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
+from pyro_unmix.numerics import seeded
 from pyro_unmix.progress import StageProgress
+from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling
-from pyro_unmix.transfer import simulated
+from pyro_unmix.transfer import PosteriorScenes, simulated
 
 if TYPE_CHECKING:
     from pyro_unmix.fit import FitConfig
@@ -38,10 +41,13 @@ class Trainer:
     """Two stages over the same guide, one optimiser each, one step of any of them resumable."""
 
     def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
-                 device: torch.device, bar: StageProgress, checkpoint: Path | None):
-        self.config, self.bar, self.checkpoint = config, bar, checkpoint
+                 device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int):
+        self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = model.to(device)
-        self.guide = guide.bind(start).to(device).eval()  # in training mode Pyro warns of parameters that are held
+        # A likelihood of many pixels is believed only where the noise is white, which is where denoising makes sense.
+        self.exact = start.denoise is not None and config.sampling_steps > 0 and is_exact(model)
+        # Not in training mode, in which Pyro warns of parameters that are held.
+        self.guide = guide.bind(start, exact=self.exact).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device)
         self.n_pixels = scene.n_pixels
@@ -57,31 +63,49 @@ class Trainer:
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
-        if stage == "svi" and self.model.least_squares_is_mode:
+        if stage == "svi" and (self.exact or self.model.least_squares_is_mode):
             self.guide.head.hold()
         if stage == "calibrate":
-            self.source = copy.deepcopy(self.guide)  # what to simulate from: it must not follow what is being trained on it
             self.guide.calibrate()
             self.guide.zero_grad()  # what is held still has the gradients of the last step, which would count in the norm
         trained = [parameter for parameter in self.guide.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=self.config.learning_rate)
 
-    def run(self, seed: int) -> None:
+    def _prepare_calibration(self) -> None:
+        """What to simulate from: exact draws where there are, else the guide as it is now."""
+        self.source = copy.deepcopy(self.guide)  # it must not follow what is being trained on it
+        if self.exact and self.config.calibration_steps:
+            began = time.perf_counter()
+            self.bar.stage("sample", self.config.sampling_steps)
+            with seeded(self.seed):
+                self._simulate_from(draw_shared(self.model, self.guide, self.scene, steps=self.config.sampling_steps,
+                                                on_step=self.bar.advance))
+            self.bar.finish()
+            self.seconds["sample"] = time.perf_counter() - began
+
+    def _simulate_from(self, shared: Shared) -> None:
+        self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
+        with seeded(self.seed):  # so that a training that goes on has the scenes it had
+            self.scenes = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
+
+    def run(self) -> None:
         names = list(self.stages)
-        for name in names[names.index(self.stage):]:
-            if name != self.stage:
-                self.step = 0
-                self._enter(name)
-            try:
-                self._run_stage(seed)
-            except KeyboardInterrupt:
-                self.interrupted = True
-                break
+        try:
+            for name in names[names.index(self.stage):]:
+                if name != self.stage:
+                    if not self.stages[name][0]:
+                        break
+                    self.step = 0
+                    self._prepare_calibration()
+                    self._enter(name)
+                self._run_stage()
+        except KeyboardInterrupt:
+            self.interrupted = True
         self.guide.train().requires_grad_(True)
         if self.checkpoint and not self.interrupted:
             self.checkpoint.unlink(missing_ok=True)
 
-    def _run_stage(self, seed: int) -> None:
+    def _run_stage(self) -> None:
         steps, loss_of = self.stages[self.stage]
         self.bar.stage(self.stage, steps, self.step)
         before = self.seconds.get(self.stage, 0.0)
@@ -98,7 +122,7 @@ class Trainer:
             self.step += 1
             self.bar.advance(f"loss {loss:.3f}")
             if self.checkpoint and self.step % self.config.checkpoint_every == 0:
-                self.save(self.checkpoint, seed)
+                self.save(self.checkpoint)
         self.bar.finish()
 
     def _train_step(self, loss_of: Callable[[Tiles, int], Tensor]) -> tuple[float, float]:
@@ -107,7 +131,7 @@ class Trainer:
         try:
             loss = loss_of(tiles, self.step)
             loss.backward()
-        except ValueError as error:  # Pyro refuses a parameter that is not finite before any loss is made
+        except (ValueError, torch.linalg.LinAlgError) as error:  # what is not finite is refused before any loss is made
             site = first_not_finite(self.model, self.guide, tiles)
             if site is None:
                 raise
@@ -131,20 +155,21 @@ class Trainer:
         return self.elbo(tiles.weighted(weight)) / self.n_pixels
 
     def _calibration_loss(self, tiles: Tiles, step: int) -> Tensor:
-        tiles, abundances, brightness = simulated(self.model, self.source, tiles)
+        tiles, abundances, brightness = self.scenes() if self.exact else simulated(self.model, self.source, tiles)
         return -self.guide.log_prob(tiles, abundances, brightness).mean()
 
-    def save(self, checkpoint: Path, seed: int) -> None:
+    def save(self, checkpoint: Path) -> None:
         """Keep the state of training; safe against being killed at any moment."""
-        source = self.source.state_dict() if self.stage == "calibrate" else None
-        state = {"guide": self.guide.state_dict(), "source": source,
+        calibrating = self.stage == "calibrate"
+        state = {"guide": self.guide.state_dict(), "source": self.source.state_dict() if calibrating else None,
+                 "shared": self.scenes.shared._asdict() if calibrating and self.exact else None,
                  "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
                  "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
-                 "belongs_to": self._belongs_to(seed)}
+                 "belongs_to": self._belongs_to()}
         with atomic_path(checkpoint) as path:
             torch.save(state, path)
 
-    def restore(self, seed: int) -> None:
+    def restore(self) -> None:
         """Go on from the checkpoint, if there is one.
 
         Raises
@@ -160,21 +185,24 @@ class Trainer:
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
                              "remove it, or start again without resume") from error
-        if belongs_to != self._belongs_to(seed):
+        if belongs_to != self._belongs_to():
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}' of other settings",
                              "use the same scene, K, guide, seed and configuration, or start again without resume")
-        self._enter(state["stage"])
-        if self.stage == "calibrate":
+        if state["stage"] == "calibrate":
+            self.source = copy.deepcopy(self.guide)
             self.source.load_state_dict(state["source"])
+            if self.exact:
+                self._simulate_from(Shared(**state["shared"]))
+        self._enter(state["stage"])
         self.guide.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
         self.seconds = state["seconds"]
         torch.set_rng_state(state["random"])
 
-    def _belongs_to(self, seed: int) -> str:
+    def _belongs_to(self) -> str:
         """Digest of everything that decides how training goes on."""
-        digest = hashlib.sha256(f"{seed} {self.config} {self.model} {self.guide}".encode())
+        digest = hashlib.sha256(f"{self.seed} {self.config} {self.model} {self.guide}".encode())
         for tensor in (self.tiling.image, *self.model.state_dict().values()):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
@@ -200,13 +228,14 @@ def first_not_finite(model: nn.Module, guide: nn.Module, tiles: Tiles) -> str | 
     for name, parameter in guide.named_parameters():
         if not torch.isfinite(parameter).all():
             return name
+    of_guide, of_model = poutine.trace(), poutine.trace()
     with pyro.validation_enabled(False), torch.no_grad():
-        try:
-            guide_trace = poutine.trace(guide).get_trace(tiles)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(tiles)
-        except (ValueError, RuntimeError):
-            return None
-        for name, site in [*guide_trace.nodes.items(), *model_trace.nodes.items()]:
+        with suppress(ValueError, RuntimeError):  # the sites before one that cannot be drawn from are told all the same
+            with of_guide:
+                guide(tiles)
+            with of_model, poutine.replay(trace=of_guide.trace):
+                model(tiles)
+        for name, site in [*of_guide.trace.nodes.items(), *of_model.trace.nodes.items()]:
             if site["type"] == "sample" and name != "pixel":
                 value, distribution = cast(Tensor, site["value"]), cast(Distribution, site["fn"])
                 if not torch.isfinite(value).all() or not torch.isfinite(distribution.log_prob(value)).all():

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.tiles import Tiles
+from pyro_unmix.refine.shared import Shared
+from pyro_unmix.tiles import Tiles, Tiling
+
+# Batches of tiles that a guide learns from, the exact draws of each, and weighted draws for every one of these.
+_BATCHES, _MAPS, _SPARE = 20, 10, 4
+# No abundance is zero in float32, where it has no logarithm.
+_LEAST = 1e-30
 
 
 @torch.no_grad()
@@ -26,18 +32,61 @@ def simulated(model: UnmixingModel, guide: UnmixingGuide, tiles: Tiles) -> tuple
     abundances, brightness
         `(n_pixels, n_endmembers)` and `(n_pixels,)` (or None) of the pixels that count.
     """
-    everywhere = replace(tiles, core=tiles.valid)
-    q_abundances, q_brightness = guide.pixels(everywhere)
+    q_abundances, q_brightness = guide.pixels(replace(tiles, core=tiles.valid))
     # Away from exact zeros and ones, where a Dirichlet has no density.
     abundances = q_abundances.sample().clamp_min(1e-4)
     abundances = abundances / abundances.sum(-1, keepdim=True)
-    mean = model.mixing(abundances, guide.endmembers().sample())
     brightness = q_brightness.sample() if q_brightness is not None else None
-    if brightness is not None:
-        mean = brightness[:, None] * mean
-    spectra = model.noise.likelihood(mean, guide.noise().sample()).sample()
+    mean = _lit(model.mixing(abundances, guide.endmembers().sample()), brightness)
+    return _remade(tiles, model.noise.likelihood(mean, guide.noise().sample()).sample(), abundances, brightness)
+
+
+class PosteriorScenes:
+    """Scenes that could have been the one fitted: exact draws of its pixels, each set given one draw of what they share.
+
+    Where the model is right, pairs of such truth and new spectra are distributed as the true pair is, so that a guide trained on
+    them is calibrated; and they vary over space as the scene does.
+
+    Parameters
+    ----------
+    shared
+        Draws of endmembers, noise, concentrations and brightness scale.
+    tiling, tiles_per_batch
+        Where abundances are drawn: in batches of so many tiles, chosen at random by torch's generator.
+    """
+
+    def __init__(self, shared: Shared, tiling: Tiling, tiles_per_batch: int):
+        self.shared = shared
+        self.batches = [self._drawn(tiling, tiles_per_batch) for _ in range(_BATCHES)]
+
+    def _drawn(self, tiling: Tiling, n_tiles: int) -> tuple[Tiles, int, Tensor, Tensor | None]:
+        """Tiles, number of the shared draw, and all pixels' abundances `(_MAPS, n, K)` and brightness given that."""
+        number = int(torch.randint(len(self.shared), ()))
+        tiles = tiling.batch(torch.randperm(len(tiling))[:n_tiles].tolist())
+        pixels = replace(tiles, core=tiles.valid).pixels()
+        drawn = self.shared.draw_pixels(number, pixels.cpu(), _SPARE * _MAPS).resample(_MAPS)
+        brightness = None if drawn.brightness is None else drawn.brightness.to(pixels)
+        return tiles, number, drawn.abundances.to(pixels).clamp_min(_LEAST), brightness
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[Tiles, Tensor, Tensor | None]:
+        """As `simulated`."""
+        tiles, number, abundances, brightness = self.batches[int(torch.randint(len(self.batches), ()))]
+        chosen = int(torch.randint(_MAPS, ()))
+        abundances, brightness = abundances[chosen], None if brightness is None else brightness[chosen]
+        mean = _lit(abundances @ self.shared.endmembers[number].to(abundances), brightness)
+        noise = self.shared.noise_scale[number].to(mean) * torch.randn_like(mean)
+        return _remade(tiles, mean + noise, abundances, brightness)
+
+
+def _lit(mean: Tensor, brightness: Tensor | None) -> Tensor:
+    return mean if brightness is None else brightness[:, None] * mean
+
+
+def _remade(tiles: Tiles, spectra: Tensor, abundances: Tensor, brightness: Tensor | None) -> tuple[Tiles, Tensor, Tensor | None]:
+    """The tiles with these `spectra` of all valid pixels, and the truth of those that count."""
     reflectance = torch.zeros_like(tiles.reflectance).movedim(1, -1)
     reflectance[tiles.valid] = spectra
     counted = tiles.core[tiles.valid]
-    simulation = replace(tiles, reflectance=reflectance.movedim(-1, 1))
-    return simulation, abundances[counted], None if brightness is None else brightness[counted]
+    return (replace(tiles, reflectance=reflectance.movedim(-1, 1)), abundances[counted],
+            None if brightness is None else brightness[counted])

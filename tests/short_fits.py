@@ -7,7 +7,8 @@ import torch
 import pyro_unmix as pu
 
 K, L = 3, 12
-CONFIG = pu.FitConfig(svi_steps=12, calibration_steps=8, kl_warmup_steps=4, window=50, tile_size=8, device="cpu")
+CONFIG = pu.FitConfig(svi_steps=12, calibration_steps=8, sampling_steps=40, kl_warmup_steps=4, window=50,
+                      tile_size=8, device="cpu")
 
 
 def quiet_fit(model, scene, *, config=CONFIG, guide="mlp", **options):

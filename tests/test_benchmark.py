@@ -10,6 +10,7 @@ import signal
 import time
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,7 +220,7 @@ TINY = by_name([
 @pytest.fixture
 def tiny(monkeypatch, spy):
     monkeypatch.setattr(scenes, "SCENES", list(TINY.values()))
-    monkeypatch.setattr(run.plot, "benchmark", lambda results: run.plot.plt.figure(figsize=(1, 1)))
+    monkeypatch.setattr(run.plot, "benchmark", lambda results: plt.figure(figsize=(1, 1)))
 
 
 def bench(out, **options):

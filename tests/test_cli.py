@@ -29,7 +29,7 @@ from pyro_unmix.benchmark import methods, scenes
 from pyro_unmix.benchmark.scenes import Entry
 
 K, L = 3, 12
-SETTINGS = dict(svi_steps=6, calibration_steps=4, kl_warmup_steps=2, tile_size=16, device="cpu")
+SETTINGS = dict(svi_steps=6, calibration_steps=4, sampling_steps=40, kl_warmup_steps=2, tile_size=16, device="cpu")
 FILES = {"summary.nc", "config.json", "weights.pt", "history.csv", "report.html"}
 
 
@@ -158,7 +158,8 @@ def test_library_names_and_informs_the_endmembers(folder, options, tmp_path, no_
     assert summary.endmember.values.tolist() == ["red oak", "beech", "soil"]
     known = pu.open_library(folder / "library.npz").select(["oak", "beech", "soil"]).resample(summary.wavelength.values)
     ratio = summary.endmember_mean.values / known.spectra
-    assert ratio.std() < 0.05 * ratio.mean()  # one common factor: the amplitude of the scene
+    # One common factor, the amplitude of the scene, and what the scene says against a prior standard deviation of 0.1.
+    assert ratio.std() < 0.15 * ratio.mean()
 
 
 def test_pixels_without_a_value_are_masked_and_counted(folder, options, tmp_path, no_report):
@@ -194,7 +195,7 @@ def test_interrupted_fit_keeps_what_there_is_and_can_go_on(folder, options, tmp_
     (tmp_path / "often.toml").write_text((folder / "short.toml").read_text() + f"\ncheckpoint_every = {every}")
     arguments = [*options[:-1], tmp_path / "often.toml", "--out", tmp_path / "run"]
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_unmix.training.simulated", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pyro_unmix.transfer.PosteriorScenes.__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         outcome = works(*arguments)
     assert outcome.err.count("warning: training was interrupted in stage 'calibrate'") == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -221,7 +222,7 @@ def test_an_empty_training_still_reports(options, folder, tmp_path):
 
 def test_killed_fit_goes_on_to_the_same_end(folder, options, tmp_path, no_report):
     """The installed command, killed without a chance to tidy up, as soon as it has left a checkpoint."""
-    (tmp_path / "often.toml").write_text("svi_steps = 60\ncalibration_steps = 6\ncheckpoint_every = 5\n"
+    (tmp_path / "often.toml").write_text("svi_steps = 60\ncalibration_steps = 6\nsampling_steps = 40\ncheckpoint_every = 5\n"
                                          "tile_size = 16\ndevice = 'cpu'")
     arguments = [*map(str, options[:-1]), str(tmp_path / "often.toml")]
     checkpoint = tmp_path / "run" / "checkpoint.pt"

@@ -16,6 +16,9 @@ from torch.distributions.transforms import StickBreakingTransform
 import pyro_unmix as pu
 from pyro_unmix.initialize import informed_endmembers
 
+# Simulated from the guide, whose head is then a Dirichlet.
+NOT_EXACT = replace(CONFIG, sampling_steps=0)
+
 # Repeatable
 
 
@@ -89,18 +92,27 @@ def logistic_normal(k):
 
 @pytest.mark.parametrize("prior", [pu.priors.Dirichlet(0.3), dist.Dirichlet(torch.full((K,), 2.0)),
                                    lambda k: dist.Dirichlet(torch.full((k,), 2.0))], ids=["sparse", "distribution", "callable"])
-def test_other_abundance_priors(fit_scene, fit_model, plain_fit, prior):
-    result = quiet_fit(fit_model.replace(abundances=prior), fit_scene)
+def test_other_abundance_priors(fit_scene, fit_model, prior):
+    result, flat = (quiet_fit(model, fit_scene, config=NOT_EXACT) for model in (fit_model.replace(abundances=prior), fit_model))
     assert all(torch.isfinite(value).all() for value in weights(result).values())
-    assert not torch.equal(result.guide.head.mean.weight, plain_fit.guide.head.mean.weight)  # the prior is heard
+    assert not torch.equal(result.guide.head.mean.weight, flat.guide.head.mean.weight)  # the prior is heard
 
 
-def test_a_flat_prior_leaves_the_means_at_least_squares(fit_scene, plain_fit):
+def test_a_known_concentration_is_believed_and_a_learned_one_is_not(fit_scene, fit_model, plain_fit):
+    """The learned one is the same wherever it is said to be."""
+    models = [fit_model.replace(abundances=pu.priors.Dirichlet(0.3, learned)) for learned in (False, True)]
+    known, learned = (quiet_fit(model, fit_scene).guide.head.concentration for model in models)
+    torch.testing.assert_close(known, torch.full((K,), 0.3))
+    assert (learned != 0.3).all() and torch.equal(learned, plain_fit.guide.head.concentration)
+
+
+def test_a_flat_prior_leaves_the_means_at_least_squares(fit_scene, fit_of):
     """Negative control: a prior that prefers mixtures moves them."""
-    estimate = plain_fit.guide.estimate(pu.whole(fit_scene)).abundances.numpy()
-    found = plain_fit.posterior(fit_scene).summary().abundance_mean.values.reshape(-1, K)
+    fit = fit_of(config=NOT_EXACT)
+    estimate = fit.guide.estimate(pu.whole(fit_scene)).abundances.numpy()
+    found = fit.posterior(fit_scene).summary().abundance_mean.values.reshape(-1, K)
     np.testing.assert_allclose(found, estimate, atol=2e-3)
-    mixed = quiet_fit(plain_fit.model.replace(abundances=pu.priors.Dirichlet(5.0)), fit_scene)
+    mixed = quiet_fit(fit.model.replace(abundances=pu.priors.Dirichlet(5.0)), fit_scene, config=NOT_EXACT)
     assert abs(mixed.posterior(fit_scene).summary().abundance_mean.values.reshape(-1, K) - estimate).max() > 5e-3
 
 
@@ -182,6 +194,7 @@ def test_progress_is_told_to_a_log(fit_of, caplog):
     with caplog.at_level("INFO", logger="pyro_unmix"):
         pu.fit(*fit_of.args, config=CONFIG, guide="mlp")
     assert any(message.startswith("svi 12/12 loss") for message in caplog.messages)
+    assert any(message.startswith("sample 40/40") for message in caplog.messages)
     assert any(message.startswith("calibrate 8/8 loss") for message in caplog.messages)
 
 

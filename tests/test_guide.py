@@ -12,8 +12,10 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from short_fits import CONFIG, quiet_fit
 
 import pyro_unmix as pu
+from pyro_unmix.heads import LogisticNormalHead, SimplexNormalHead
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.least_squares import LeastSquares
 
@@ -49,6 +51,51 @@ def test_binding_leaves_the_plan_as_it_is(filled):
     with torch.no_grad():
         one.endmembers.shift += 1
     assert not other.endmembers.shift.any()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_head_left_open_is_chosen_when_bound(filled, exact):
+    """A head that was asked for stays; and a plan of another class makes guides of that class, with all it holds."""
+    plan = AtItsMeans(pu.ConvEncoder(width=8))
+    assert not hasattr(plan, "head")
+    bound = plan.bind(filled[1], exact=exact)
+    assert type(bound.head) is (SimplexNormalHead if exact else pu.DirichletHead) and type(bound) is AtItsMeans
+    assert bound.encoder.settings == plan.encoder.settings and not hasattr(plan, "head")
+    asked = pu.UnmixingGuide("mlp", head="logistic-normal").bind(filled[1], exact=exact)
+    assert type(asked.head) is LogisticNormalHead
+    assert type(bound.bind(filled[1], exact=not exact).head) is type(bound.head)  # a trained guide as a plan keeps its own
+
+
+@pytest.mark.parametrize("white", [True, False])
+def test_a_fit_learns_from_exact_draws_where_noise_is_white(white):
+    """Else the likelihood of many pixels is not to be believed: residuals of one smooth shape."""
+    scene = pu.simulate_scene(K, (12, 14), n_bands=L, seed=3)
+    noise = 0.02 * np.random.default_rng(0).standard_normal((12, 14, 1)) * np.sin(np.arange(L) / 2)
+    values = scene.reflectance.values + (0.0 if white else noise.astype(np.float32))
+    structured = pu.Scene(values, endmembers=scene.reference.endmembers.values)
+    model = pu.UnmixingModel(K, endmembers=informed_endmembers(scene.reference.endmembers.values, structured, K))
+    fit = quiet_fit(model, structured, config=replace(CONFIG, svi_steps=2, calibration_steps=2))
+    assert (fit.guide.denoise is not None) == white and ("sample" in fit.seconds) == white
+    assert type(fit.guide.head) is (SimplexNormalHead if white else pu.DirichletHead)
+
+
+def test_what_draws_say_of_what_pixels_share_is_taken_over(filled):
+    """Draws of a guide with another posterior: means and standard deviations within what 4000 draws tell, five
+    standard errors."""
+    guide, other = (pu.UnmixingGuide("mlp").bind(filled[1], exact=True) for _ in range(2))
+    with torch.no_grad():
+        for parameter in (other.endmembers.shift, other.endmembers.log_scale, other.noise.loc, other.noise.log_scale):
+            parameter += 0.5 * torch.randn_like(parameter)
+        draws = other.endmembers().sample(torch.Size([4000])).double(), other.noise().sample(torch.Size([4000])).double()
+    concentration = torch.tensor([[0.2, 0.5, 3.0], [0.4, 0.7, 3.0]]).double()
+    assert not torch.allclose(guide.endmembers.shift, other.endmembers.shift, atol=0.2)  # negative control
+    guide.learn_shared(*draws, concentration)
+    apart = (guide.endmembers().mean - other.endmembers().mean) / other.endmembers().stddev
+    assert apart.abs().max() < 5 / 4000**0.5
+    torch.testing.assert_close(guide.endmembers().stddev, other.endmembers().stddev, atol=0, rtol=0.06)
+    torch.testing.assert_close(guide.noise.loc, other.noise.loc, atol=0.01, rtol=0)
+    torch.testing.assert_close(guide.noise.log_scale, other.noise.log_scale, atol=0.06, rtol=0)
+    torch.testing.assert_close(guide.head.concentration, torch.tensor([0.3, 0.6, 1.0]))
 
 
 def test_a_trained_guide_can_be_the_plan_of_another_fit(filled):

@@ -11,10 +11,11 @@ from scipy import stats
 
 import pyro_unmix as pu
 from pyro_unmix.heads import HEADS, Head
+from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.least_squares import LeastSquares, least_squares
 
 FEATURES, N = 4, 200
-CONFIG = pu.FitConfig(svi_steps=8, calibration_steps=8, kl_warmup_steps=4, tile_size=8, device="cpu")
+CONFIG = pu.FitConfig(svi_steps=8, calibration_steps=8, sampling_steps=40, kl_warmup_steps=4, tile_size=8, device="cpu")
 # What of each head SVI trains and what calibration trains, and whether calibration trains the features too.
 TRAINED = {"dirichlet": ({"precision"}, {"precision"}, False), "logistic-normal": (set(), {"layer"}, True),
            "simplex-normal": (set(), {"layer"}, True)}
@@ -32,6 +33,13 @@ def built(name: str, k: int) -> Head:
     head = HEADS[name]()
     head.build(FEATURES, k)
     return head
+
+
+@pytest.fixture(scope="module")
+def small_start():
+    """A scene of white noise, and a model with a prior of its endmembers around the truth: saves the search for them."""
+    scene = pu.simulate_scene(3, (10, 9), n_bands=12, seed=3)
+    return pu.UnmixingModel(3, endmembers=informed_endmembers(scene.reference.endmembers.values, scene, 3)), scene
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -69,12 +77,12 @@ def test_learns_from_pairs(name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_what_is_trained_when(name):
+def test_what_is_trained_when(small_start, name):
     """Negative control: all of it before SVI begins, where least squares is not the mode."""
     def trained(part):
         return {path.split(".")[0] for path, parameter in part.named_parameters() if parameter.requires_grad}
 
-    start = pu.initialize(pu.UnmixingModel(3), pu.simulate_scene(3, (10, 9), n_bands=12, seed=3))[1]
+    start = pu.initialize(*small_start)[1]
     guide = pu.UnmixingGuide("mlp", head=name).bind(start)
     svi, calibration, features = TRAINED[name]
     assert trained(guide.head) == {part for part, _ in guide.head.named_children()}
@@ -86,26 +94,68 @@ def test_what_is_trained_when(name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-@pytest.mark.parametrize("held", [True, False])
-def test_svi_leaves_a_held_mean_at_least_squares(name, held):
-    """Negative control: under a prior that prefers mixtures nothing is held, and the most probable abundances move."""
-    scene = pu.simulate_scene(3, (10, 9), n_bands=12, seed=3)
-    fit = pu.fit(pu.UnmixingModel(3, abundances=pu.priors.Dirichlet(1.0 if held else 5.0)), scene, progress=False,
-                 guide=pu.UnmixingGuide("mlp", head=name), config=replace(CONFIG, calibration_steps=0))
-    assert fit.model.least_squares_is_mode == held
+@pytest.mark.parametrize("concentration, sampling_steps, held", [(1.0, 0, True), (5.0, 40, True), (5.0, 0, False)])
+def test_svi_leaves_a_held_mean_at_least_squares(small_start, name, concentration, sampling_steps, held):
+    """Held where least squares is the mode, and where the head will learn from exact draws. Negative control: under a prior that
+    prefers mixtures nothing is held otherwise, and the most probable abundances move."""
+    model, scene = small_start
+    fit = pu.fit(model.replace(abundances=pu.priors.Dirichlet(concentration)), scene, progress=False,
+                 guide=pu.UnmixingGuide("mlp", head=name),
+                 config=replace(CONFIG, calibration_steps=0, sampling_steps=sampling_steps))
+    assert fit.model.least_squares_is_mode == (concentration == 1.0)
     last = {"dirichlet": "mean", "logistic-normal": "layer.4", "simplex-normal": "layer.4"}[name]
     assert bool((fit.guide.head.get_submodule(last).weight == 0).all()) == held
 
 
 def test_simplex_normal_is_exact_for_two_endmembers():
-    """One abundance, a normal truncated to [0, 1]: quantiles of the posterior under a flat prior."""
+    """One abundance, a normal truncated to [0, 1]: quantiles of the posterior under a flat prior. The less certain of the two to
+    be positive is drawn first."""
     estimate, _ = estimate_of(2, noise=0.1)
     q = built("simplex-normal", 2)(torch.zeros(N, FEATURES), estimate)
-    loc, sd = estimate.free[:, 0].numpy(), estimate.covariance[:, 0, 0].sqrt().numpy()
+    assert torch.equal(q.order[:, 0], estimate.free.argmin(dim=1)) and len(q.order[:, 0].unique()) == 2
+    loc, sd = estimate.free.min(dim=1).values.numpy(), estimate.covariance[:, 0, 0].sqrt().numpy()
     exact = stats.truncnorm(-loc / sd, (1 - loc) / sd, loc, sd)
     for level in (0.05, 0.5, 0.95):
-        found = q.transport(torch.full((N, 1), level))[:, 0].detach()
-        np.testing.assert_allclose(found, exact.ppf(level), atol=2e-4)
+        found = q.transport(torch.full((N, 1), level)).detach().take_along_dim(q.order, dim=1)
+        np.testing.assert_allclose(found[:, 0], exact.ppf(level), atol=2e-4)
+        torch.testing.assert_close(found.sum(dim=1), torch.ones(N))
+
+
+@pytest.mark.parametrize("concentration, noise, sds", [(0.3, 0.01, 0.02), (0.3, 0.03, 0.05), (0.1, 0.01, 0.05)])
+def test_simplex_normal_is_exact_for_two_endmembers_and_few_of_them_in_a_pixel(concentration, noise, sds):
+    """Quantiles of the posterior under a sparse Dirichlet, by quadrature, in standard deviations of the normal. What is left out
+    is the pole of the abundance drawn last, which is far from zero: the less noise, the less it counts."""
+    estimate, _ = estimate_of(2, noise=noise)
+    head, levels = built("simplex-normal", 2), (0.05, 0.5, 0.95)
+    flat = head(torch.zeros(N, FEATURES), estimate)
+    head.learn_prior(torch.full((2,), concentration))
+    q = head(torch.zeros(N, FEATURES), estimate)
+    loc, sd = estimate.free.min(dim=1).values.double(), estimate.covariance[:, 0, 0].double().sqrt()
+    u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000  # cells of equal width in z^concentration: no pole at zero
+    z = u ** (1.0 / concentration)
+    mass = (-0.5 * ((z - loc[:, None]) / sd[:, None]).square()).exp() * (1.0 - z) ** (concentration - 1.0)
+    reached = mass.cumsum(dim=1) / mass.sum(dim=1, keepdim=True)
+
+    def worst(q):
+        apart = []
+        for level in levels:
+            exact = z[torch.searchsorted(reached, torch.full((N, 1), level, dtype=torch.float64))[:, 0].clamp_max(len(z) - 1)]
+            found = q.transport(torch.full((N, 1), level)).detach().take_along_dim(q.order, dim=1)[:, 0]
+            apart.append(((found - exact) / sd).abs().max().item())
+        return max(apart)
+
+    assert worst(q) < sds
+    assert worst(flat) > 5 * sds  # negative control: no poles
+
+
+def test_what_is_nearly_flat_or_more_is_taken_for_flat():
+    """Then there are no poles, and draws have gradients; one pole is enough for the other form."""
+    head, estimate = built("simplex-normal", 3), estimate_of(3)[0]
+    head.learn_prior(torch.tensor([0.95, 1.0, 7.0]))
+    assert head(torch.zeros(N, FEATURES), estimate).concentration is None
+    head.learn_prior(torch.tensor([0.95, 0.2, 7.0]))
+    q = head(torch.zeros(N, FEATURES), estimate)
+    torch.testing.assert_close(q.concentration, torch.tensor([1.0, 0.2, 1.0])[q.order[:, :-1]])
 
 
 def test_simplex_normal_holds_the_truth_before_any_training():

@@ -26,10 +26,12 @@ least_squares
 model
 initialize heads
 guide
-transfer
-training posterior
+refine
+transfer pieces predictive diagnostics
+sources questions
+training posterior ways
 fit
-refine diagnostics components plot arviz
+components plot arviz refined
 report benchmark
 run_folder
 cli

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from matplotlib import colormaps
 from matplotlib.figure import Figure
+from scipy import stats
 
 from pyro_unmix import plot, simulate
+from pyro_unmix.diagnostics.calibration import coverage_curve
 from pyro_unmix.errors import InputError
 
 
@@ -221,3 +226,186 @@ def test_benchmark_refuses_what_it_cannot_draw():
         plot.benchmark(benchmark_results().drop(columns="sad"))
     with pytest.raises(InputError, match="finite"):
         plot.benchmark(benchmark_results().assign(rmse=np.nan, sad=np.nan))
+
+
+class Stub:
+    """A posterior that holds its answers."""
+
+    def __init__(self, scene, *, khat=None, intervals="trusted", findings="All is white.", residuals=True):
+        self.scene, self.residuals = scene, residuals
+        levels = xr.DataArray([0.05, 0.5, 0.95], dims="quantile", coords={"quantile": [0.05, 0.5, 0.95]})
+        summary = posterior(scene).assign_attrs(intervals=intervals, findings=findings)
+        summary["abundance_quantile"] = summary.abundance_mean + 0.2 * (levels - 0.5)
+        self._summary = summary if khat is None else summary.assign(khat=khat)
+
+    def summary(self):
+        return self._summary
+
+    def checks(self):
+        if not self.residuals:
+            raise InputError("linear mixing", "another")
+        like = xr.full_like(self._summary.reconstruction_rmse, 37.0)
+        return SimpleNamespace(chi_square=2.0 * like, degrees_of_freedom=like)
+
+    def exceedance(self, threshold):
+        return (self._summary.abundance_mean > threshold).astype(float)
+
+
+def test_exceedance_is_of_the_threshold_and_on_one_scale(scene):
+    post = Stub(scene)
+    figure = plot.exceedance(post, 0.3)
+    panels = images(figure)
+    for k, (axis, image) in enumerate(panels):
+        assert axis.get_title() == f"endmember {k + 1}" and image.get_clim() == (0.0, 1.0)
+        np.testing.assert_array_equal(image.get_array(), post.summary().abundance_mean[..., k] > 0.3)
+    assert "abundance > 0.3" in figure.axes[-1].get_ylabel()
+    with pytest.raises(InputError, match="a posterior, got a Dataset"):
+        plot.exceedance(post.summary(), 0.3)
+
+
+def test_confidence_fades_to_white_where_nothing_is_known(scene):
+    summary = Stub(scene).summary()
+    sure, unsure = 0.0 * summary.abundance_quantile, (summary["quantile"] > 0.5) + 0.0 * summary.abundance_quantile
+    here = xr.DataArray(np.arange(12), dims="y")
+    summary["abundance_quantile"] = sure.where(here < 6, unsure)
+    summary["abundance_mean"] = summary.abundance_mean.where(here > 0)
+    figure = plot.confidence_maps(summary)
+    for k in range(3):
+        drawn = figure.axes[k].images[0].get_array()
+        expected = colormaps["viridis"](summary.abundance_mean.values[1:6, :, k])[..., :3]
+        np.testing.assert_allclose(drawn[1:6], expected)
+        np.testing.assert_allclose(drawn[6:], 1.0)
+        np.testing.assert_allclose(drawn[0], 0.8)  # masked
+
+
+def test_the_legend_of_confidence_goes_up_to_what_is_known_without_data(scene):
+    figure = plot.confidence_maps(Stub(scene))
+    legend = figure.axes[-1]
+    # Dirichlet(1, 1, 1): abundances have P(less than a) = 1 - (1 - a)^2.
+    assert legend.get_ylim() == pytest.approx((0.0, np.sqrt(0.95) - np.sqrt(0.05)))
+    assert legend.get_xlabel() == "mean abundance" and "90 % interval" in legend.get_ylabel()
+    with pytest.raises(InputError, match="quantiles at 0.05 and 0.95"):
+        plot.confidence_maps(Stub(scene).summary().isel(quantile=[1, 2]))
+
+
+def test_trust_shows_chi_square_khat_and_the_verdict(scene):
+    khat = xr.DataArray(np.full((12, 18), 0.6), dims=("y", "x"))
+    khat[0, 0], khat[0, 1] = np.inf, np.nan
+    post = Stub(scene, khat=khat, intervals="best effort", findings="One thing. Mend it.\nThe last word.")
+    figure = plot.trust(post)
+    chi_square, weights = (image for _, image in images(figure))
+    np.testing.assert_allclose(chi_square.get_array(), 2.0)
+    np.testing.assert_array_equal(np.ma.getmaskarray(weights.get_array()), khat.isnull())
+    good_enough, useless = (weights.cmap(weights.norm(value)) for value in (0.6, weights.get_array()[0, 0]))
+    assert good_enough == weights.cmap(1) and useless == weights.cmap(3)
+    words = " ".join(figure.get_suptitle().split())
+    assert words == "Best effort. The last word. 1 finding says what to mend: print them with post.findings()."
+    labels = [[label.get_text() for label in axis.get_yticklabels(which="both")] for axis in figure.axes[2:]]
+    assert {"0.7", "not to be trusted"} <= set(labels[1])
+    low, high = stats.chi2.ppf((0.0005, 0.9995), 37) / 37
+    assert labels[0][1].startswith(f"{low:.2f}, below") and labels[0][3].startswith(f"{high:.2f}, above")
+
+
+def test_trust_shows_what_there_is(scene):
+    khat = xr.DataArray(np.zeros((12, 18)), dims=("y", "x"))
+    (axis, _), = images(plot.trust(Stub(scene)))
+    assert "noise" in axis.get_title()
+    (axis, _), = images(plot.trust(Stub(scene, khat=khat, residuals=False)))
+    assert "weights" in axis.get_title()
+    with pytest.raises(InputError, match="linear mixing"):
+        plot.trust(Stub(scene, residuals=False))
+    with pytest.raises(InputError, match="a posterior, got a Dataset"):
+        plot.trust(Stub(scene).summary())
+
+
+def test_coverage_draws_every_curve_and_its_endmembers():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(40, 3))
+    curves = {name: coverage_curve(scale * rng.normal(size=(200, 40, 3)), truth)
+              for name, scale in (("wide", 2.0), ("narrow", 0.5))}
+    axis = plot.coverage(curves).axes[0]
+    drawn = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    assert list(drawn) == ["as often as it says", "wide", "narrow", "one endmember each"]
+    for name, curve in curves.items():
+        np.testing.assert_allclose(drawn[name].get_ydata(), curve.overall)
+        thin = [line for line in lines(axis, drawn[name].get_color()) if line is not drawn[name]]
+        np.testing.assert_allclose([line.get_ydata() for line in thin], curve.per_endmember.transpose("endmember", "level"))
+    assert axis.get_xlim() == axis.get_ylim()
+    for wrong in ({}, {"a": curves["wide"].drop_vars("overall")}):
+        with pytest.raises(InputError, match="coverage_curve"):
+            plot.coverage(wrong)
+
+
+class OnePixel:
+    """A posterior of one pixel in use, at row 1, column 0."""
+
+    def __init__(self, concentration):
+        self.concentration = concentration
+        self.scene = SimpleNamespace(shape=(2, 1, 9), mask=xr.DataArray([[False], [True]], dims=("y", "x")))
+
+    def draws(self, n, *, y, x):
+        assert (y, x) == (slice(1, 2), slice(0, 1))
+        drawn = np.random.default_rng(0).dirichlet(self.concentration, size=(n, 1, 1))
+        return xr.Dataset({"abundances": (("draw", "y", "x", "endmember"), drawn)},
+                          coords={"endmember": [f"m{k}" for k in range(len(self.concentration))]})
+
+
+def exact_of(concentration):
+    return np.random.default_rng(1).dirichlet(concentration, size=400)
+
+
+@pytest.mark.parametrize("concentration", [(200.0, 300.0, 500.0), (0.5, 0.5, 1.0), (5000.0, 1.0, 3000.0)])
+def test_a_pixel_of_three_is_drawn_in_the_triangle_it_is_in(concentration):
+    post = OnePixel(concentration)
+    axis = plot.pixel(post, 1, 0, exact=exact_of(concentration), draws=300).axes[0]
+    scatter, contours = axis.collections
+    points, corners = scatter.get_offsets(), np.array([[0, 0], [1, 0], [0.5, np.sqrt(0.75)]])
+    inside = np.linalg.solve(np.vstack([corners.T, np.ones(3)]), np.vstack([np.asarray(points).T, np.ones(300)]))
+    assert len(points) == 300 and inside.min() > -1e-9
+    # Read back along the sides: the first tick of a side is its least abundance, the last its largest.
+    ticks = np.array([float(text.get_text()) for text in axis.texts if text.get_text()[0].isdigit()]).reshape(3, -1)
+    read = ticks[:, 0] + inside.T * (ticks[:, -1] - ticks[:, 0])
+    drawn = post.draws(300, y=slice(1, 2), x=slice(0, 1)).abundances.values.reshape(300, 3)
+    np.testing.assert_allclose(read, drawn, atol=1e-6)
+    assert len(contours.levels) == 2 and contours.levels[0] < contours.levels[1]
+    assert [text.get_text().strip("→← ") for text in axis.texts if text.get_text()[0] in "m←"] == ["m0", "m1", "m2"]
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_a_pixel_of_others_is_drawn_in_pairs(k):
+    concentration = np.arange(1.0, k + 1)
+    figure = plot.pixel(OnePixel(concentration), 1, 0, exact=exact_of(concentration), draws=100)
+    drawn = OnePixel(concentration).draws(100, y=slice(1, 2), x=slice(0, 1)).abundances.values.reshape(100, k)
+    for number, axis in enumerate(figure.axes):
+        i, j = divmod(number, k)
+        assert axis.axison == (i >= j)
+        if i > j:
+            np.testing.assert_allclose(axis.collections[0].get_offsets(), drawn[:, [j, i]])
+            assert len(axis.collections) == 2  # the exact ones: contours, or points where two endmembers make a line
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[0] == "posterior (100 draws)" and names[1].startswith("exact (400 draws")
+
+
+def test_a_pixel_without_exact_draws_that_hardly_varies_is_drawn():
+    figure = plot.pixel(OnePixel((1e9, 1e9, 1.0, 1.0)), 1, 0)
+    figure.draw_without_rendering()
+    assert len(figure.legends[0].get_texts()) == 1
+    assert all(np.ptp(axis.get_xlim()) > 0.004 for axis in figure.axes if axis.axison)
+
+
+def test_a_pixel_that_cannot_be_drawn_is_refused():
+    post = OnePixel((1.0, 2.0, 3.0))
+    for y, x in ((0, 0), (2, 0), (1, -1)):
+        with pytest.raises(InputError, match="a pixel in use, of 2 rows and 1 columns"):
+            plot.pixel(post, y, x)
+    with pytest.raises(InputError, match=r"exact draws \(n, 3\), got shape \(5, 4\)"):
+        plot.pixel(post, 1, 0, exact=np.ones((5, 4)))
+    with pytest.raises(InputError, match="a posterior, got a list"):
+        plot.pixel([], 1, 0)
+
+
+def test_a_real_posterior_can_be_drawn(plain_fit, fit_scene):
+    post = plain_fit.posterior(fit_scene)
+    for figure in (plot.exceedance(post, 0.4), plot.confidence_maps(post), plot.trust(post), plot.pixel(post, 2, 3, draws=50)):
+        figure.draw_without_rendering()
+        assert isinstance(figure, Figure)

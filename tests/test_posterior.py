@@ -7,15 +7,19 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix import posterior as posterior_module
+from pyro_unmix import questions
 from pyro_unmix.initialize import informed_endmembers
+from pyro_unmix.metrics import spectral_angle
 from pyro_unmix.posterior import QUANTILES
+from pyro_unmix.sources import GuideSource
 
 K, L, N = 3, 12, 20_000
-CONFIG = pu.FitConfig(svi_steps=20, calibration_steps=10, kl_warmup_steps=4, window=50, tile_size=8, device="cpu")
+CONFIG = pu.FitConfig(svi_steps=20, calibration_steps=10, sampling_steps=40, kl_warmup_steps=4, window=50, tile_size=8,
+                      device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,9 @@ def scene():
 def fitted(scene):
     prior = informed_endmembers(scene.reference.endmembers.values, scene, K)
     model = pu.UnmixingModel(K, endmembers=prior, brightness="pixel")
-    return pu.fit(model, scene, guide="cnn", config=CONFIG, names=["oak", "beech", "soil"], seed=4, progress=False)
+    # A Dirichlet's marginals are known in closed form.
+    guide = pu.UnmixingGuide("cnn", head="dirichlet")
+    return pu.fit(model, scene, guide=guide, config=CONFIG, names=["oak", "beech", "soil"], seed=4, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def test_quantiles_equal_draws(summary, draws):
 
 def test_draws_of_endmembers_covary_over_bands(posterior, draws):
     """A correlation of N draws has a standard error of at most 1 / sqrt(N)."""
-    scale = posterior._endmembers().scale_tril.numpy()
+    scale = posterior._fit.guide.endmembers().scale_tril.detach().numpy()
     for k in range(K):
         covariance = scale[k] @ scale[k].T
         sd = np.sqrt(covariance.diagonal())
@@ -165,7 +171,7 @@ def test_without_brightness_there_is_none(scene):
 
 
 def test_tiled_is_whole(fitted, scene, summary, monkeypatch):
-    monkeypatch.setattr(posterior_module, "_TILE", 5)
+    monkeypatch.setattr(GuideSource, "tile", 5)
     tiled = fitted.posterior(scene).summary()
     for name in summary:
         np.testing.assert_allclose(tiled[name], summary[name], atol=1e-5, err_msg=name)
@@ -177,9 +183,9 @@ def test_draws_follow_their_seed(posterior, fitted, scene):
     assert one.attrs["draw_seed"] == 3
     other = posterior.draws(5, seed=4)
     use = scene.mask.values
-    for name in ("endmembers", "abundances", "brightness"):
-        values = one[name].values[:, use] if name != "endmembers" else one[name].values
-        assert (values != (other[name].values[:, use] if name != "endmembers" else other[name].values)).mean() > 0.99
+    for name in ("endmembers", "noise_scale", "abundances", "brightness"):
+        part = (slice(None), use) if "y" in one[name].dims else slice(None)
+        assert (one[name].values[part] != other[name].values[part]).mean() > 0.99
 
 
 def test_draws_of_a_part(posterior, scene):
@@ -187,9 +193,9 @@ def test_draws_of_a_part(posterior, scene):
     assert dict(part.sizes) == {"draw": 4, "y": 3, "x": 3, "endmember": K, "wavelength": L}
     np.testing.assert_array_equal(part.y, scene.reflectance.y[2:5])
     np.testing.assert_array_equal(part.x, scene.reflectance.x[4:7])
-    # Endmembers belong to the whole scene: cutting it does not change them.
-    xr.testing.assert_equal(part.endmembers, posterior.draws(4).endmembers)
-    assert posterior.draws(4).abundances.sizes["y"] == 18
+    everything = posterior.draws(4)
+    assert everything.abundances.sizes["y"] == 18
+    xr.testing.assert_equal(part, everything.isel(y=slice(2, 5), x=slice(4, 7)))
     with pytest.raises(pu.InputError, match="at least one draw"):
         posterior.draws(0)
 
@@ -216,3 +222,135 @@ def test_scenes_of_other_bands_are_refused(fitted, scene):
 
 def test_history_is_at_hand(posterior, fitted):
     assert posterior.history is fitted.history
+
+
+def test_exceedance_is_the_share_of_draws(posterior, draws, scene):
+    """In closed form; the share of N draws is within five standard errors."""
+    found = posterior.exceedance(0.3)
+    assert found.dims == ("y", "x", "endmember") and found.endmember.values.tolist() == ["oak", "beech", "soil"]
+    np.testing.assert_array_equal(found.isnull().all("endmember"), ~scene.mask)
+    here = found.isel(y=slice(2, 5), x=slice(4, 7))
+    share = (draws.abundances > 0.3).mean("draw").where(here.notnull())
+    assert (abs(share - here) <= 5 * (here * (1 - here) / N) ** 0.5 + 1e-4).where(here.notnull(), True).all()
+    assert ((here > 0.05) & (here < 0.95)).any()  # there was something to compare
+    assert (posterior.exceedance(0.5) <= found).where(found.notnull(), True).all()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, float("nan")])
+def test_a_threshold_is_a_share(posterior, threshold):
+    with pytest.raises(pu.InputError, match="a threshold between 0 and 1"):
+        posterior.exceedance(threshold)
+
+
+def test_correlation_is_that_of_draws(posterior, draws):
+    found = posterior.correlation(2, 4)
+    assert found.dims == ("endmember", "other") and found.other.values.tolist() == ["oak", "beech", "soil"]
+    np.testing.assert_allclose(found, np.corrcoef(draws.abundances.values[:, 0, 0].astype(float).T), atol=5 / 1000**0.5)
+    np.testing.assert_allclose(found.values.diagonal(), 1.0)
+    assert found.values.min() < -0.2  # what one gains another loses
+
+
+@pytest.mark.parametrize("y, x", [(4, 6), (18, 0), (0, 13), (-1, 0)])
+def test_only_a_pixel_in_use_has_a_correlation(posterior, y, x):
+    with pytest.raises(pu.InputError, match="a pixel in use"):
+        posterior.correlation(y, x)
+
+
+def test_the_most_uncertain_come_first(posterior, summary):
+    table = posterior.most_uncertain(7)
+    assert list(table) == ["y", "x", "endmember", "mean", "sd", "low", "high"] and len(table) == 7
+    width = summary.abundance_quantile.sel(quantile=0.95) - summary.abundance_quantile.sel(quantile=0.05)
+    np.testing.assert_allclose(table.high - table.low, np.sort(width.values[width.notnull().values])[::-1][:7], rtol=1e-5)
+    first = table.iloc[0]
+    cell = summary.isel(y=first.y, x=first.x).sel(endmember=first.endmember)
+    np.testing.assert_allclose([first["mean"], first.sd, first.low], [cell.abundance_mean, cell.abundance_sd,
+                                                                      cell.abundance_quantile.sel(quantile=0.05)], rtol=1e-5)
+    everything = posterior.most_uncertain(10**6)
+    assert len(everything) == int(width.notnull().sum()) and everything["mean"].notna().all()
+    with pytest.raises(pu.InputError, match="at least one interval"):
+        posterior.most_uncertain(0)
+
+
+def test_endmembers_are_named_by_their_draws(posterior, scene):
+    truth = scene.reference.endmembers.values
+    spectra = np.concatenate([3.0 * truth, truth[::-1] ** 2 + 0.3 * truth.mean(axis=0)])  # amplitude does not matter
+    library = pu.SpectralLibrary(spectra, ["A", "B", "C", "D", "E", "F"], scene.wavelengths)
+    table = posterior.identify(library, n=2)
+    assert list(table) == ["endmember", "material", "probability", "angle"] and len(table) == 2 * K
+    first = table.groupby("endmember", sort=False).first()
+    assert first.material.tolist() == ["A", "B", "C"] and first.index.tolist() == ["oak", "beech", "soil"]
+    assert (first.probability > 0.5).all() and (first.angle < 0.2).all()
+    drawn = posterior.draws(500, seed=4, y=slice(1), x=slice(1)).endmembers.values  # by the seed of the fit
+    found = spectral_angle(drawn[:, 0, None], spectra).argmin(axis=1)
+    assert first.probability["oak"] == (found == 0).mean() < 1.0
+    twin = pu.SpectralLibrary(np.concatenate([spectra[:3], spectra[:1]]), ["A", "B", "C", "again"], None)
+    assert posterior.identify(twin, n=9).groupby("endmember").probability.sum().tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(pu.InputError, match="a library of 12 bands"):
+        posterior.identify(pu.SpectralLibrary(spectra[:, :5], list("ABCDEF")))
+    with pytest.raises(pu.InputError, match="at least one material"):
+        posterior.identify(library, n=0)
+
+
+def test_draws_that_do_not_share_endmembers_have_no_region(posterior):
+    with pytest.raises(pu.InputError, match="call pyro_unmix.refine"):
+        posterior.region_mean(np.ones((18, 13), bool))
+
+
+def test_the_verdict_is_in_the_summary(posterior, summary):
+    found = posterior.findings()
+    assert summary.attrs["intervals"] == found[-1].name
+    assert summary.attrs["findings"] == "\n".join(map(str, found))
+    assert posterior.checks().chi_square.shape == (18, 13)
+
+
+def looked_at(posterior, endmembers=None):
+    """Names of what is found at the true abundances, endmembers known to a percent."""
+    scene = posterior.scene
+    maps, common = posterior._maps((0.5,)), posterior._source.common()
+    truth = torch.as_tensor(scene.reference.endmembers.values if endmembers is None else endmembers)
+    maps = maps._replace(mean=scene.reference.abundances.values.astype(float), brightness=None)
+    common = common._replace(endmembers=truth, endmember_sd=0.01 * truth.mean().expand_as(truth),
+                             noise_scale=torch.full((L,), 0.01))
+    return [each.name for each in questions.verdict(posterior._fit.model, scene, maps, common, None, list("abc"))]
+
+
+@pytest.mark.parametrize("rows", [30, 400])
+def test_errors_that_were_expected_are_no_finding(fitted, rows, monkeypatch):
+    """Endmembers off by their standard deviation are: one white scene in a thousand says otherwise. Negative control: by ten."""
+    random = np.random.default_rng(0)
+    made = pu.simulate_scene(K, (rows, 20), n_bands=L, seed=8)
+    truth, z = made.reference.endmembers.values, made.reference.abundances.values
+    noisy = pu.Scene(z @ truth + 0.01 * random.standard_normal((rows, 20, L)), abundances=z, endmembers=truth)
+    posterior = fitted.posterior(noisy)
+    monkeypatch.setattr(questions, "_LOOKED_AT", 2000)
+    assert (questions.spread_rows(noisy.shape) is None) == (rows == 30)
+    sd = 0.01 * truth.mean()
+    error = sd * random.standard_normal(truth.shape)
+    assert looked_at(posterior, truth + error)[-1] == "trusted"
+    assert looked_at(posterior, truth + 10 * error)[-1] == "best effort"
+
+
+def test_rows_of_a_large_scene_are_spread_and_kept_apart():
+    rows, use = questions.spread_rows((1000, 400, 5))
+    assert 30_000 < use.sum() * 400 <= 40_000 and rows[0] == 0 and rows[-1] == 999 and len(set(rows)) == len(rows)
+    assert (np.diff(rows)[use[:-1]] == 1).all() and not use[-1]
+    assert questions.spread_rows((100, 100, 5)) is None
+
+
+def test_a_guide_that_was_not_calibrated_is_a_best_effort(fitted, scene):
+    by_hand = pu.Fit(fitted.model, fitted.guide)
+    found = by_hand.posterior(scene).findings()
+    assert [each.name for each in found[-2:]] == ["not calibrated", "best effort"]
+
+
+def test_a_mixing_that_cannot_be_looked_at_says_so(fitted, scene):
+    class Squared(pu.mixing.Linear):
+        pass
+
+    model = fitted.model.replace(mixing=type("Other", (torch.nn.Module,), {"forward": Squared.forward})(),
+                                 endmembers=fitted.model.endmembers)
+    posterior = pu.Fit(model, fitted.guide, calibrated=True).posterior(scene)
+    found = posterior.findings()
+    assert [each.name for each in found] == ["best effort"] and "linear mixing" in found[0].what
+    with pytest.raises(pu.InputError, match="linear mixing"):
+        posterior.checks()

@@ -38,10 +38,12 @@ def test_a_concentration_for_each_endmember():
         prior(4)
 
 
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("concentration", [0.3, [0.3, 1.0]])
-def test_settings_make_the_same_dirichlet_again(concentration):
-    prior = Dirichlet(concentration)
-    assert prior.settings == {"concentration": concentration}
+def test_settings_make_the_same_dirichlet_again(concentration, learned):
+    prior = Dirichlet(concentration, learned)
+    assert prior.settings == {"concentration": concentration, "learned": learned} and prior.learned == learned
+    assert Dirichlet(**prior.settings).learned == learned
     torch.testing.assert_close(Dirichlet(**prior.settings)(2).concentration, prior(2).concentration, rtol=0, atol=0)
 
 
@@ -139,6 +141,15 @@ def test_the_normal_prior_takes_arrays():
 def test_a_normal_prior_of_other_shapes_is_refused(mean, factor):
     with pytest.raises(InputError, match="a mean .n_endmembers, n_bands. and a Cholesky factor"):
         MVNEndmembers(mean, factor)
+
+
+@pytest.mark.parametrize("factor, one", [
+    (lambda: smooth_scale_tril(None, 8, 0.1), True),
+    (lambda: torch.stack([smooth_scale_tril(None, 8, sd) for sd in (0.1, 0.2, 1e-3)]), True),
+    (lambda: torch.stack([smooth_scale_tril(None, 8, 0.1, length_scale=length) for length in (50.0, 100.0, 100.0)]), False),
+], ids=["shared", "scaled", "of their own"])
+def test_whether_covariances_are_of_one_kernel(factor, one):
+    assert MVNEndmembers(torch.zeros(3, 8), factor()).of_one_kernel == one
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 6)])

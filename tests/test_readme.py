@@ -18,7 +18,7 @@ def test_python_blocks_run(monkeypatch):
     monkeypatch.chdir(ROOT)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     assert len(blocks) == 2
-    config = "pu.FitConfig(svi_steps=3, calibration_steps=3)"
+    config = "pu.FitConfig(svi_steps=3, calibration_steps=3, sampling_steps=40)"
     few = ("pu.fit(model, scene, ", f"pu.fit(model, scene, progress=False, config={config}, ")
     space: dict = {}
     for block in blocks:

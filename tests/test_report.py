@@ -1,4 +1,4 @@
-"""The report says what the run folder holds, and each warning fires when it should and only then."""
+"""The report says what the run folder holds and whether to trust it; each warning fires when it should and only then."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 
 from pyro_unmix import metrics, report, simulate
+from pyro_unmix.diagnostics import Checks, findings
 from pyro_unmix.errors import InputError
 
 
@@ -93,8 +94,8 @@ class Page(HTMLParser):
 def test_the_page_is_whole_and_needs_no_network(written):
     html = (written / "report.html").read_text()
     page = Page(html)
-    assert page.headings == ["Unmixing of hill.hdr", "What was done", "Warnings", "Abundances", "Endmembers",
-                             "Where to be careful", "Convergence", "How to read this", "Files in this folder"]
+    assert page.headings == ["Unmixing of hill.hdr", "Can the intervals be trusted?", "What was done", "Warnings", "Abundances",
+                             "Endmembers", "Where to be careful", "Convergence", "How to read this", "Files in this folder"]
     assert len(page.images) == 4
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in page.images)
     assert not re.search(r"(src|href)\s*=\s*['\"]?(https?:|//|file:)|@import|<script|<link", html)
@@ -105,8 +106,8 @@ def test_the_page_is_whole_and_needs_no_network(written):
 def test_the_page_says_what_was_done(written):
     text = " ".join(Page((written / "report.html").read_text()).words)
     for words in ("14 × 20 pixels (280 in use), 40 bands from 400 to 2500 nm", "SpatialAttentionEncoder", "pyro_unmix 1.2.3",
-                  "initialize 1.5 s, warm start 2.5 s, svi 36.0 s; together 40.0 s", "every check of this run passed",
-                  "weights.pt", "svi_steps"):
+                  "initialize 1.5 s, warm start 2.5 s, svi 36.0 s; together 40.0 s", "every other check of this run passed",
+                  "weights.pt", "svi_steps", "Energy explained"):
         assert words in text
     assert "draws.nc" not in text
 
@@ -203,7 +204,85 @@ def test_vague(scene):
     assert "0.24 without any data" in report.vague(summary.assign(abundance_sd=blurred))
 
 
-def test_uncalibrated():
-    assert report.uncalibrated({"calibrated": True}) is None
+def test_uncalibrated(scene):
+    summary = good_summary(scene)
+    assert report.uncalibrated(summary, {"calibrated": True}) is None
     for config in ({}, {"calibrated": False}, {"calibrated": None}):
-        assert "too narrow" in report.uncalibrated(config)
+        assert "too narrow" in report.uncalibrated(summary, config)
+        assert report.uncalibrated(summary.assign_attrs(findings="Intervals are a best effort."), config) is None
+
+
+def test_weights_failed(scene):
+    summary = good_summary(scene)
+    assert report.weights_failed(summary) is None
+    pixels = summary.reconstruction_rmse
+    few, many = (summary.assign(khat=xr.full_like(pixels, 0.3).where(pixels.x >= columns, np.inf).where(pixels.y > 0))
+                 for columns in (1, 5))  # of 20, and a masked row
+    assert report.weights_failed(few) is None
+    assert re.search("In 25 %.*Refine with more draws", report.weights_failed(many))
+    assert "Train longer" in report.weights_failed(many.assign_attrs(refined="re-weighted"))
+
+
+NAMES = ["endmember 1", "endmember 2", "<b>sand & gravel</b>"]
+
+
+def found_in(**changed) -> dict[str, str]:
+    """Attributes of a summary whose residuals are white, but for what is changed."""
+    like = xr.DataArray(np.full((14, 20), 37.0), dims=("y", "x"))
+    checks = dict(chi_square=like, degrees_of_freedom=like, reduced_chi_square=1.0, noise_ratio=1.0, structures=0, strongest=0.9,
+                  effective_bands=37.0, band_correlation=0.0, pixel_correlation=0.0, signal_correlation=0.0, misfit=3.0,
+                  misfit_least=2.5, misfit_freed=2.4, brightness_scatter=0.0, needed=np.ones(3), purity=np.ones(3),
+                  angles=np.full((3, 3), 0.02), with_brightness=True)
+    found = findings(Checks(**(checks | changed)), names=NAMES)
+    return {"intervals": found[-1].name, "findings": "\n".join(map(str, found))}
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """They take most of the time."""
+    monkeypatch.setattr(report, "_picture", lambda figure, *words: plt.close(figure) or "")
+
+
+def page_of(folder, scene, attributes) -> Page:
+    good_summary(scene).assign_attrs(attributes).to_netcdf(folder / "summary.nc", engine="h5netcdf")
+    return Page(report.write_report(folder).read_text())
+
+
+def test_the_page_says_whether_intervals_can_be_trusted(no_pictures, folder, scene):
+    text = " ".join(page_of(folder, scene, found_in()).words)
+    assert "Yes, as far as the scene can tell." in text and "Intervals can be trusted" in text
+    assert "what to do" not in text and "refined" not in text
+
+
+def test_the_page_says_what_was_found_and_what_to_do(no_pictures, folder, scene):
+    attributes = found_in(band_correlation=0.7, needed=np.array([1.0, 1.0, 0.0]))
+    page = page_of(folder, scene, attributes | {"refined": "cut"})
+    text = " ".join(page.words)
+    assert "they are a best effort" in text and "Yes, as" not in text and "a cut posterior" in text
+    for sentence in attributes["findings"].split("\n"):
+        assert text.count(sentence) == 1
+    assert text.index("what to do") < text.index("What was done")
+    assert "<b>sand" not in (folder / "report.html").read_text()
+
+
+def test_a_summary_that_says_nothing_of_trust_has_a_report(written):
+    assert "Not known: this summary does not say." in " ".join(Page((written / "report.html").read_text()).words)
+
+
+@pytest.mark.parametrize("method", ["exact", "cut", "re-weighted"])
+def test_the_page_says_how_the_posterior_was_refined(no_pictures, folder, scene, method):
+    text = " ".join(page_of(folder, scene, found_in() | {"refined": method}).words)
+    assert text.count("The posterior was refined") == 1
+
+
+def test_warnings_do_not_repeat_findings(scene):
+    summary = good_summary(scene)
+    summary["endmember_mean"] = summary.endmember_mean.copy()
+    summary.endmember_mean[1] = 0.5 * summary.endmember_mean[0] + 0.001
+    summary["abundance_mean"] = summary.abundance_mean * xr.DataArray([1.0, 0.05, 1.0], dims="endmember")
+    twins = np.array([[0.0, 0.01, 0.5], [0.01, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    assert len(report.alike(summary)) == len(report.nearly_absent(summary)) == 1
+    others = summary.assign_attrs(found_in(needed=np.array([1.0, 1.0, 0.0]), purity=np.array([0.3, 1.0, 1.0])))
+    assert len(report.alike(others)) == len(report.nearly_absent(others)) == 1
+    told = summary.assign_attrs(found_in(needed=np.array([0.0, 1.0, 1.0]), angles=twins, purity=np.array([1.0, 0.05, 1.0])))
+    assert report.alike(told) == report.nearly_absent(told) == []

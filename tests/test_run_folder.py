@@ -18,7 +18,7 @@ from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.run_folder import save_fit
 
 K, L = 3, 12
-CONFIG = pu.FitConfig(svi_steps=6, calibration_steps=4, tile_size=8, device="cpu")
+CONFIG = pu.FitConfig(svi_steps=6, calibration_steps=4, sampling_steps=40, tile_size=8, device="cpu")
 FILES = {"summary.nc", "config.json", "weights.pt", "history.csv", "report.html"}
 
 
@@ -79,11 +79,12 @@ def test_config_is_plain_and_complete(fit, folder):
     config = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert config["seed"] == 5 and config["scene"] == "leaves" and config["names"] == ["oak", "beech", "soil"]
     assert config["n_endmembers"] == K and config["n_bands"] == L and config["calibrated"] and not config["interrupted"]
-    assert config["guide"]["class"] == "PixelEncoder" and config["head"]["class"] == "DirichletHead"
+    assert config["guide"]["class"] == "PixelEncoder"
+    assert config["head"]["class"] == type(fit.guide.head).__name__ == "SimplexNormalHead"
     assert config["model"]["brightness"]["class"] == "PixelBrightness"  # decided from the scene
     assert config["model"]["evidence"] == fit.model.evidence
     assert pu.FitConfig.from_dict(config["fit"]) == CONFIG
-    assert set(config["seconds"]) == {"initialize", "svi", "calibrate"}
+    assert set(config["seconds"]) == {"initialize", "svi", "sample", "calibrate"}
 
 
 def test_weights_are_plain_tensors(folder):

@@ -14,11 +14,14 @@ from short_fits import CONFIG, L, quiet_fit, same, weights
 from torch import nn
 
 import pyro_unmix as pu
+from pyro_unmix import training
+from pyro_unmix.heads import SimplexNormalHead
+from pyro_unmix.refine.shared import draw_shared
 from pyro_unmix.tiles import Tiles
 from pyro_unmix.training import first_not_finite
 
 
-class Trap(pu.DirichletHead):
+class Trapped:
     """A head that does something at its n-th batch of pixels, counted from 0; `spring(n)` may raise or return a factor."""
 
     def __init__(self, spring):
@@ -26,7 +29,7 @@ class Trap(pu.DirichletHead):
         self.spring, self.seen = spring, []
 
     def __deepcopy__(self, memo):
-        twin = Trap(self.spring)
+        twin = type(self)(self.spring)
         twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()
                               if name not in ("spring", "seen")})
         return twin
@@ -36,6 +39,14 @@ class Trap(pu.DirichletHead):
             self.seen.append(len(features))
         factor = self.spring(len(self.seen) - 1) or 1.0
         return super().forward(features * factor, *estimate)
+
+
+class Trap(Trapped, pu.DirichletHead):
+    pass
+
+
+class NormalTrap(Trapped, SimplexNormalHead):
+    pass
 
 
 # The course of training
@@ -49,15 +60,25 @@ def test_history_tells_both_stages(plain_fit):
     assert np.isfinite(history.elbo_loss[svi]).all() and history.elbo_loss[~svi].isna().all()
     assert np.isfinite(history.guide_loss[~svi]).all() and history.guide_loss[svi].isna().all()
     assert (history.gradient_norm > 0).all() and (history.seconds.diff()[1:] > 0).all()
-    assert set(plain_fit.seconds) == {"initialize", "svi", "calibrate"}
+    assert set(plain_fit.seconds) == {"initialize", "svi", "sample", "calibrate"}
     assert history.seconds.iloc[-1] == pytest.approx(sum(plain_fit.seconds.values()))
     assert plain_fit.calibrated and not plain_fit.interrupted
 
 
-def test_the_loss_falls_in_both_stages(fit_scene, fit_model):
+class Unsure(SimplexNormalHead):
+    """Starts too wide: as it is, there would be little to learn from exact draws."""
+
+    def build(self, n_features, n_endmembers):
+        super().build(n_features, n_endmembers)
+        torch.nn.init.constant_(self.layer[-1].bias, 1.0)
+
+
+@pytest.mark.parametrize("head, sampling_steps", [("dirichlet", 0), (Unsure(), 40)], ids=["simulated", "exact"])
+def test_the_loss_falls_in_both_stages(fit_scene, fit_model, head, sampling_steps):
     """The end against the beginning, Mann-Whitney: falling by chance has p = 0.01."""
-    config = replace(CONFIG, svi_steps=60, calibration_steps=100, learning_rate=5e-3, kl_warmup_steps=0)
-    history = quiet_fit(fit_model, fit_scene, config=config).history
+    config = replace(CONFIG, svi_steps=60, calibration_steps=100, sampling_steps=sampling_steps, learning_rate=5e-3,
+                     kl_warmup_steps=0)
+    history = quiet_fit(fit_model, fit_scene, config=config, guide=pu.UnmixingGuide("mlp", head)).history
     for column in ("elbo_loss", "guide_loss"):
         loss = history[column].dropna()
         assert stats.mannwhitneyu(loss[:8], loss[-30:], alternative="greater").pvalue < 0.01, column
@@ -107,6 +128,16 @@ def test_every_tile_is_visited_and_no_pixel_counts_twice(fit_of, fit_scene):
     assert set(result.guide.head.seen) == {64, 48, 32, 24}
 
 
+def test_exact_draws_are_sampled_only_where_pairs_are_simulated_from_them(fit_of, monkeypatch):
+    """Not without calibration, and not with sampling_steps of 0; negative control: a fit with both."""
+    sampled = []
+    monkeypatch.setattr(training, "draw_shared", lambda *parts, **options: sampled.append(1) or draw_shared(*parts, **options))
+    short = replace(CONFIG, svi_steps=2, calibration_steps=2)
+    for config, n_fits in ((replace(short, calibration_steps=0), 0), (replace(short, sampling_steps=0), 0), (short, 1)):
+        fit = fit_of(config=config)
+        assert len(sampled) == n_fits and ("sample" in fit.seconds) == bool(n_fits)
+
+
 # How it can end
 
 
@@ -144,8 +175,8 @@ def test_what_is_not_finite_is_found(plain_fit, fit_scene):
         guide.noise.loc.grad = torch.full((L,), float("inf"))
         assert first_not_finite(plain_fit.model, guide, tiles) == "gradient of noise.loc"
         with torch.no_grad():
-            guide.head.mean.bias[0] = float("nan")
-        assert first_not_finite(plain_fit.model, guide, tiles) == "head.mean.bias"
+            guide.head.layer[4].bias[0] = float("nan")
+        assert first_not_finite(plain_fit.model, guide, tiles) == "head.layer.4.bias"
 
 
 def test_divergence_of_a_gradient_names_its_parameter(fit_scene, fit_model):
@@ -184,7 +215,7 @@ def test_other_errors_are_not_called_divergence(fit_scene, fit_model, error):
         quiet_fit(fit_model.replace(mixing=Refusing()), fit_scene)
 
 
-def stopped_at(n, error):
+def stopped_at(n, error, trap=Trap):
     """A guide that raises once, in the n-th step."""
     errors = [error]
 
@@ -192,7 +223,7 @@ def stopped_at(n, error):
         if seen == n and errors:
             raise errors.pop()
 
-    return pu.UnmixingGuide("mlp", Trap(spring))
+    return pu.UnmixingGuide("mlp", trap(spring))
 
 
 @pytest.mark.parametrize("step, stage", [(7, "svi"), (15, "calibrate")])
@@ -217,20 +248,41 @@ class Killed(BaseException):
 OFTEN = replace(CONFIG, checkpoint_every=5)
 
 
-@pytest.mark.parametrize("step", [5, 9, 14, 19])
-def test_resumed_fit_is_the_uninterrupted_one(fit_of, tmp_path, step):
-    """Killed right at a checkpoint, between two, in either stage: bit for bit."""
-    whole = fit_of(config=OFTEN, guide=pu.UnmixingGuide("mlp", Trap(lambda n: None)), checkpoint=tmp_path / "whole.pt")
+@pytest.mark.parametrize("trap, sampling_steps, step", [
+    (NormalTrap, 40, 5), (NormalTrap, 40, 9), (NormalTrap, 40, 14), (NormalTrap, 40, 19), (Trap, 40, 19),
+    (Trap, 0, 9), (Trap, 0, 19)])
+def test_resumed_fit_is_the_uninterrupted_one(fit_of, tmp_path, trap, sampling_steps, step):
+    """Killed right at a checkpoint, between two, in either stage, learning from exact draws or from the guide: bit for bit."""
+    config, untrapped = replace(OFTEN, sampling_steps=sampling_steps), pu.UnmixingGuide("mlp", trap(lambda n: None))
+    whole = fit_of(config=config, guide=untrapped, checkpoint=tmp_path / "whole.pt")
     checkpoint = tmp_path / "checkpoint.pt"
     with pytest.raises(Killed):
-        fit_of(config=OFTEN, guide=stopped_at(step, Killed), checkpoint=checkpoint)
+        fit_of(config=config, guide=stopped_at(step, Killed, trap), checkpoint=checkpoint)
     assert checkpoint.exists()
-    untrapped = Trap(lambda n: None)
-    resumed = fit_of(config=OFTEN, guide=pu.UnmixingGuide("mlp", untrapped), checkpoint=checkpoint, resume=True)
+    resumed = fit_of(config=config, guide=untrapped, checkpoint=checkpoint, resume=True)
     assert len(resumed.guide.head.seen) < 20  # it did go on, not start again
     assert same(weights(whole), weights(resumed))
     assert whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
     assert list(tmp_path.iterdir()) == []  # checkpoints are removed at the end
+
+
+@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
+def test_a_fit_stopped_while_it_samples_goes_on_to_the_same_end(fit_of, plain_fit, tmp_path, monkeypatch, error):
+    """From the last checkpoint of SVI: draws are those of the seed, whatever has been drawn before."""
+    checkpoint, seen = tmp_path / "c.pt", []
+
+    def stopped(*arguments, on_step, **options):
+        on_step()
+        seen.append(checkpoint.exists())
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "draw_shared", stopped)
+        with pytest.raises(Killed) if error is Killed else pytest.warns(pu.UnmixWarning, match="interrupted in stage 'svi'"):
+            fit_of(config=OFTEN, checkpoint=checkpoint)
+    assert seen == [True] and checkpoint.exists()
+    resumed = fit_of(config=OFTEN, checkpoint=checkpoint, resume=True)
+    assert same(weights(resumed), weights(plain_fit)) and resumed.calibrated
 
 
 def test_interrupted_fit_can_go_on(fit_of, tmp_path):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import pyro_unmix as pu
 from pyro_unmix.initialize import informed_endmembers
-from pyro_unmix.transfer import simulated
+from pyro_unmix.numerics import seeded
+from pyro_unmix.refine.shared import Shared
+from pyro_unmix.transfer import PosteriorScenes, simulated
 
 K, L = 3, 12
 
@@ -102,3 +106,75 @@ def test_training_on_pairs_teaches_the_guide(scene):
     assert gain.mean() > 5 * gain.std() / 20**0.5 and gain.mean() > 0.1
     # It is the pixels' part that learned; what all pixels share is left to the scene.
     assert guide.endmembers.shift.grad is None or not guide.endmembers.shift.grad.any()
+
+
+# From exact draws
+
+
+def known(scene, brightness, noise=0.01, n_draws=3):
+    """Shared draws that hardly differ from the truth."""
+    truth = torch.as_tensor(scene.reference.endmembers.values, dtype=torch.float64)
+    endmembers = truth + 1e-3 * torch.randn(n_draws, *truth.shape, dtype=torch.float64)
+    noise_scale = noise * (1.0 + torch.arange(L).double() / L).expand(n_draws, L)
+    brightness_scale = torch.full((n_draws,), 0.2).double() if brightness else None
+    return Shared(endmembers, noise_scale, torch.ones(n_draws, K).double(), brightness_scale)
+
+
+def scenes_of(scene, *, brightness=True, seed=0, **options):
+    tiling = pu.Tiling(scene, 8, 2)
+    with seeded(seed):
+        return PosteriorScenes(known(scene, brightness, **options), tiling, 2), tiling
+
+
+@pytest.mark.parametrize("brightness", [True, False])
+def test_pairs_of_exact_draws_are_mixtures_and_noise(scene, brightness):
+    """Residuals of pairs, given the shared draw that fits them best, have the standard deviation of the noise in every band: over
+    some 4000 pixels, within five standard errors. Negative control: the residuals of other truth."""
+    scenes, _ = scenes_of(scene, brightness=brightness)
+    residuals, strangers = [], []
+    for _ in range(60):
+        tiles, abundances, factor = scenes()
+        assert abundances.shape == (len(tiles.pixels()), K) and (factor is None) == (not brightness)
+        assert abundances.dtype == tiles.reflectance.dtype == torch.float32
+        assert abundances.min() > 0
+        torch.testing.assert_close(abundances.sum(-1), torch.ones(len(abundances)))
+        mixed = abundances.double() @ scenes.shared.endmembers
+        mixed = mixed if factor is None else factor.double()[:, None] * mixed
+        apart = tiles.pixels() - mixed
+        best = apart.square().sum((1, 2)).argmin()
+        residuals.append(apart[best])
+        strangers.append((tiles.pixels() - mixed.roll(1, dims=1))[best])
+    residuals, strangers = torch.cat(residuals), torch.cat(strangers)
+    scale = scenes.shared.noise_scale[0]
+    assert ((residuals.std(0) / scale - 1).abs() < 5 / (2 * len(residuals)) ** 0.5).all()
+    assert residuals.mean(0).abs().max() < 5 * scale.max() / len(residuals) ** 0.5
+    assert (strangers.std(0) / scale).mean() > 2
+
+
+def test_exact_draws_vary_over_the_scene_as_its_pixels_say(scene):
+    """Means over the maps of a batch are near the truth, as its brightness is; truth of the pixels that count, context apart."""
+    scenes, tiling = scenes_of(scene)
+    truth = torch.as_tensor(scene.reference.endmembers.values, dtype=torch.float64)
+    for tiles, number, abundances, brightness in scenes.batches:
+        pixels = replace(tiles, core=tiles.valid).pixels().double()
+        mean = (brightness[..., None] * (abundances @ truth.float())).mean(0)
+        assert (mean - pixels).abs().mean() < 0.02 < (mean.roll(1, dims=0) - pixels).abs().mean()
+        assert 0 <= number < len(scenes.shared) and len(abundances) == len(brightness)
+    made, counted, _ = scenes()
+    assert made.core.sum() == len(counted) < made.valid.sum()
+    maps = made.reflectance.movedim(1, -1)
+    assert not maps[~made.valid].any() and maps[made.valid].abs().amin(-1).min() > 0  # context is simulated as well
+
+
+def test_the_same_seed_makes_the_same_scenes(scene):
+    """And another others; every call makes a new one."""
+    pairs = []
+    for seed in (0, 0, 1):
+        scenes, _ = scenes_of(scene, seed=seed)
+        with seeded(seed):
+            pairs.append((scenes(), scenes()))
+    for one, other in zip(pairs[0], pairs[1], strict=True):
+        assert torch.equal(one[0].reflectance, other[0].reflectance)
+        assert all(torch.equal(part, twin) for part, twin in zip(one[1:], other[1:], strict=True))
+    assert not torch.equal(pairs[0][0][0].reflectance, pairs[2][0][0].reflectance)
+    assert not torch.equal(pairs[0][0][0].reflectance, pairs[0][1][0].reflectance)

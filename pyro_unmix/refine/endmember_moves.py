@@ -133,3 +133,23 @@ def dilate(
     x[:, k] = math.exp(-log_factor) * share
     endmembers[k] = origin + math.exp(log_factor) * away
     return x, endmembers
+
+
+def rescale(x: Tensor, endmembers: Tensor, prior: EndmemberPrior, brightness_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw the amplitude of all endmembers at once, while all mixtures and abundances stay as they are.
+
+    Brightness makes up for it; one endmember at a time (`dilate`) would have to change the abundances too, and hardly moves.
+    Arguments and what is returned are those of `dilate`.
+    """
+    pull = endmembers @ prior.precision / prior.sd[:, None].square()
+    curvature, slope = float((endmembers * pull).sum()), float((prior.mean * pull).sum())
+    log_brightness = x.sum(dim=1).log()
+
+    def log_density(log_factor: float) -> float:
+        factor = math.exp(log_factor)
+        known = endmembers.numel() * log_factor - 0.5 * curvature * factor**2 + slope * factor
+        return known - 0.5 * float(((log_brightness - log_factor) / brightness_scale).square().sum())
+
+    low = -_BRACKET * uniform()
+    factor = math.exp(draw_from_slice(log_density, 0.0, low, low + _BRACKET))
+    return x / factor, factor * endmembers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from pyro_unmix.errors import InputError
 from pyro_unmix.likelihood import PixelLikelihood
 from pyro_unmix.numerics import one_thread
 from pyro_unmix.refine.concentration import draw_concentration, mean_log_abundance
-from pyro_unmix.refine.endmember_moves import EndmemberPrior, WhiteBands, dilate
+from pyro_unmix.refine.endmember_moves import EndmemberPrior, WhiteBands, dilate, rescale
 from pyro_unmix.refine.moves import FLOOR, move
 
 # The noise is known far better than it changes what else is drawn, and its eigenvectors cost as much as a sweep.
@@ -54,9 +55,11 @@ def endmember_draws(
     start_brightness: Tensor | None,
     start_noise_scale: Tensor,
     brightness_scale: float | None,
+    concentration: Tensor | None = None,
     n_draws: int = 20,
     burn_in: int = 1000,
     thin: int = 100,
+    on_step: Callable[[], None] | None = None,
 ) -> GibbsDraws:
     """Draws of the endmembers and of what else pixels share, abundances and brightness integrated out.
 
@@ -80,8 +83,12 @@ def endmember_draws(
     brightness_scale
         Standard deviation of the logarithm of brightness, to start from; as a prior it is worth one pixel. None: brightness
         is one.
+    concentration
+        `(K,)`, where that of the abundances is known. None: learned.
     n_draws, burn_in, thin
         `burn_in` steps, then `n_draws` times `thin` steps, of which the last is kept.
+    on_step
+        Called after every step, to show progress.
 
     Raises
     ------
@@ -91,33 +98,36 @@ def endmember_draws(
     if n_draws < 1 or burn_in < 0 or thin < 1:
         raise InputError("n_draws and thin of at least 1, and no negative burn_in", f"{n_draws}, {thin} and {burn_in}")
     _check(pixels, prior_mean, start_abundances, start_brightness, start_noise_scale, brightness_scale)
+    if concentration is not None and not (concentration.shape == prior_mean.shape[:1] and (concentration > 0).all()):
+        raise InputError(f"{len(prior_mean)} positive concentrations", f"{concentration.tolist()}")
     chain = _Chain(
         pixels.double(), EndmemberPrior.of(prior_mean, prior_scale_tril), start_abundances.double(),
         None if start_brightness is None else start_brightness.double(), start_noise_scale.double(),
-        None if brightness_scale is None else torch.tensor(brightness_scale, dtype=torch.float64))
-    for _ in range(burn_in):
+        None if brightness_scale is None else torch.tensor(brightness_scale, dtype=torch.float64), concentration)
+    draws: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
+    for step in range(1, burn_in + n_draws * thin + 1):
         chain.step()
-    draws = []
-    for _ in range(n_draws):
-        for _ in range(thin):
-            chain.step()
-        draws.append((chain.endmembers, chain.concentration, chain.noise_scale, chain.brightness_scale))
-    endmembers, concentration, noise_scale, brightness = zip(*draws, strict=True)
-    return GibbsDraws(torch.stack(endmembers), torch.stack(concentration), torch.stack(noise_scale),
-                      None if brightness_scale is None else torch.stack(brightness))
+        if on_step is not None:
+            on_step()
+        if step > burn_in and (step - burn_in) % thin == 0:
+            draws.append((chain.endmembers, chain.concentration, chain.noise_scale, chain.brightness_scale))
+    endmembers, concentrations, noise_scales, brightness_scales = zip(*draws, strict=True)
+    return GibbsDraws(torch.stack(endmembers), torch.stack(concentrations), torch.stack(noise_scales),
+                      None if brightness_scale is None else torch.stack(brightness_scales))
 
 
 class _Chain:
     """The state of the sampler; `step` leaves the joint posterior as it is."""
 
     def __init__(self, pixels: Tensor, prior: EndmemberPrior, abundances: Tensor, brightness: Tensor | None,
-                 noise_scale: Tensor, brightness_scale: Tensor | None):
+                 noise_scale: Tensor, brightness_scale: Tensor | None, concentration: Tensor | None):
         self.pixels, self.prior = pixels, prior
         self.prior_noise_scale, self.prior_brightness_scale = noise_scale, brightness_scale
         even = (1.0 - _EVEN) * abundances.clamp_min(FLOOR) + _EVEN / abundances.shape[1]
         self.x = even if brightness is None else brightness.clamp_min(FLOOR)[:, None] * even
         self.endmembers, self.noise_scale, self.brightness_scale = prior.mean, noise_scale, brightness_scale
-        self.concentration = torch.ones_like(prior.sd)
+        self.learns_concentration = concentration is None
+        self.concentration = torch.ones_like(prior.sd) if concentration is None else concentration.double()
         self.white = WhiteBands.of(pixels, prior, noise_scale)
         self.steps = 0
 
@@ -129,7 +139,10 @@ class _Chain:
         self.endmembers = self.white.draw_endmembers(self.x, self.prior.sd) @ self.white.back
         for k in range(len(self.endmembers)):
             self._dilate(k)
-        self.concentration = draw_concentration(self.concentration, mean_log_abundance(self.x), len(self.x))
+        if self.brightness_scale is not None:
+            self.x, self.endmembers = rescale(self.x, self.endmembers, self.prior, self.brightness_scale)
+        if self.learns_concentration:
+            self.concentration = draw_concentration(self.concentration, mean_log_abundance(self.x), len(self.x))
         if self.prior_brightness_scale is not None:
             self.brightness_scale = _draw_scale(self.prior_brightness_scale, self.x.sum(dim=1).log())
         if self.steps % _NOISE_EVERY == 0:

@@ -93,7 +93,8 @@ def scores_of_the_joint_distribution(brightness_scale, wrong_noise=1.0, replicat
                 x = (brightness * torch.randn(n, 1, dtype=torch.float64)).exp() * x
             pixels = x @ endmembers + noise_scale * torch.randn(n, n_bands, dtype=torch.float64)
 
-            chain = _Chain(pixels, prior, x, None, prior_noise, None if brightness is None else torch.tensor(brightness_scale))
+            prior_brightness = None if brightness is None else torch.tensor(brightness_scale)
+            chain = _Chain(pixels, prior, x, None, prior_noise, prior_brightness, None)
             chain.x, chain.endmembers, chain.concentration, chain.brightness_scale = x, endmembers, concentration, brightness
             chain.noise_scale = wrong_noise * noise_scale
             chain.white = WhiteBands.of(pixels, prior, chain.noise_scale)
@@ -190,12 +191,21 @@ def test_shapes_and_seeds():
     {"n_draws": 0}, {"thin": 0}, {"burn_in": -1}, {"brightness_scale": None}, {"start_brightness": None},
     {"pixels": torch.rand(5, 9)}, {"pixels": torch.full((5, 10), torch.nan)}, {"start_abundances": torch.rand(4, 3)},
     {"start_brightness": torch.ones(4)}, {"start_noise_scale": torch.ones(9)}, {"prior_scale_tril": torch.eye(9)},
-    {"prior_scale_tril": torch.eye(10).expand(2, 10, 10)},
+    {"prior_scale_tril": torch.eye(10).expand(2, 10, 10)}, {"concentration": torch.ones(2)},
+    {"concentration": torch.tensor([1.0, 0.0, 1.0])},
     {"prior_scale_tril": torch.stack([smooth_scale_tril(None, 10, 1.0, length_scale=length) for length in (50.0, 100.0, 200.0)])},
 ], ids=str)
 def test_arguments_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError):
         endmember_draws(**(Drawn(0.2, n=5, n_bands=10).arguments | {"n_draws": 1, "burn_in": 0, "thin": 1} | wrong))
+
+
+def test_a_known_concentration_is_kept_and_every_step_is_told():
+    """Learned with the same random numbers, it moves: what it is not told is drawn."""
+    arguments, known, steps = Drawn(None, n=30, n_bands=10).arguments, torch.tensor([0.4, 1.0, 0.7]), []
+    draws = endmember_draws(**arguments, concentration=known, n_draws=3, burn_in=4, thin=2, on_step=lambda: steps.append(1))
+    assert torch.equal(draws.concentration, known.double().expand(3, 3)) and len(steps) == 4 + 3 * 2
+    assert (endmember_draws(**arguments, n_draws=3, burn_in=4, thin=2).concentration[0] != known).all()
 
 
 def test_one_covariance_serves_all_endmembers():

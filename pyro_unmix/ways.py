@@ -1,0 +1,162 @@
+"""Ways to bring a posterior closer to the exact one than a guide can: one for each kind of model and noise."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyro_unmix.least_squares import constrained
+from pyro_unmix.pieces import Drawn
+from pyro_unmix.predictive import log_likelihood
+from pyro_unmix.progress import StageProgress
+from pyro_unmix.refine.sampling import Draws
+from pyro_unmix.refine.shared import draw_shared, is_exact
+from pyro_unmix.scene import Scene
+from pyro_unmix.sources import DrawnSource, shared_by_guide
+from pyro_unmix.tiles import Tiles
+
+if TYPE_CHECKING:
+    from pyro_unmix.fit import Fit
+
+# Weighted draws for every one that is kept, and the fewest of them from which a tail can be told.
+_SPARE, _FEWEST = 4, 25
+# Weights that are kept of a pixel, all that its tail needs.
+_WEIGHTS = 300
+# Share of effective draws below which weights do harm.
+_LEAST_EFFECTIVE = 0.1
+# Residuals that are kept to be drawn from.
+_RESIDUALS = 10_000
+# No abundance is zero, where densities may have poles.
+_LEAST = 1e-30
+
+
+class Exact(DrawnSource):
+    """Independent draws from the exact posterior of every pixel, given draws from that of what they share."""
+
+    method, weighted = "exact", True
+
+    def __init__(self, fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress):
+        steps = fit.config.sampling_steps or type(fit.config).sampling_steps
+        bar.stage("sample", steps)
+        self.given = draw_shared(fit.model, fit.guide, scene, n_draws=n_shared, steps=steps, on_step=bar.advance)
+        bar.finish()
+        super().__init__(fit, self.given.endmembers, self.given.noise_scale, n_draws)
+        self.calibrated = self.learned = True
+
+    def draw(self, tiles: Tiles, n_draws: int) -> Drawn:
+        pixels = tiles.pixels()
+        parts = []
+        for number, count in self._shares(n_draws):
+            weighted = self.given.draw_pixels(number, pixels, _n_weighted(count))
+            parts.append(_kept(weighted.resample(count), weighted))
+        return _together(parts)
+
+
+class Cut(DrawnSource):
+    """For noise that errs together over bands and pixels, where a likelihood would believe too much.
+
+    Endmembers are drawn from the guide's, which the pixels do not change: a cut posterior (Plummer 2015, Statistics and Computing
+    25, "Cuts in Bayesian graphical models"). Given them, abundances are constrained least squares of the pixel with the
+    residual of another pixel added, as a whole, so that bands keep their correlation: a bootstrap as in Lyddon, Holmes and Walker
+    (2019), Biometrika 106, "General Bayesian updating and the loss-likelihood bootstrap". Errors of neighbours, given the
+    endmembers, are taken as independent. Where no abundance is zero, least squares leave nothing of the noise in the span of the
+    endmembers; what residuals have there comes from pixels on the faces of the simplex, of which real scenes have many.
+    """
+
+    method = "cut"
+
+    def __init__(self, fit: Fit, scene: Scene, n_shared: int, n_draws: int):
+        endmembers, noise_scale = shared_by_guide(fit, n_shared)
+        super().__init__(fit, endmembers, noise_scale, n_draws)
+        self.calibrated = True
+        self.brightness = fit.guide.brightness is not None
+        pixels = torch.as_tensor(scene.pixels())
+        pixels = pixels[torch.randperm(len(pixels))[:_RESIDUALS]]
+        mean = fit.guide.endmembers.loc().detach()
+        abundances, brightness = constrained(pixels, mean, self.brightness)
+        self.residuals = pixels - brightness[:, None] * (abundances @ mean)
+
+    def draw(self, tiles: Tiles, n_draws: int) -> Drawn:
+        pixels = tiles.pixels()
+        parts = []
+        for number, count in self._shares(n_draws):
+            # Within the span of the endmembers least squares are the same, and as many numbers as endmembers will do.
+            span = torch.linalg.qr(self.endmembers[number].T).Q
+            others = (self.residuals @ span)[torch.randint(len(self.residuals), (count, len(pixels)))]
+            abundances, brightness = constrained((pixels @ span + others).flatten(0, 1), self.endmembers[number] @ span,
+                                                 self.brightness)
+            parts.append(Drawn(abundances.unflatten(0, others.shape[:2]),
+                               brightness.unflatten(0, others.shape[:2]) if self.brightness else None, None))
+        return _together(parts)
+
+
+class Reweighted(DrawnSource):
+    """The guide's draws, chosen by how much more probable the model makes them than the guide, given the guide's endmembers.
+
+    Importance sampling with resampling (Rubin 1988, Bayesian Statistics 3, "Using the SIR algorithm to simulate posterior
+    distributions"). Where few draws carry the weight it does harm: pixels whose effective draws are less than a tenth keep those
+    of the guide.
+    """
+
+    method, weighted, joint = "re-weighted", True, False
+
+    def __init__(self, fit: Fit, n_shared: int, n_draws: int):
+        endmembers, noise_scale = shared_by_guide(fit, n_shared)
+        super().__init__(fit, endmembers, noise_scale, n_draws)
+
+    @torch.no_grad()
+    def draw(self, tiles: Tiles, n_draws: int) -> Drawn:
+        q = self.fit.guide.pixels(tiles)
+        pixels = tiles.pixels().double()
+        shares = list(self._shares(n_draws))
+        weighted = [self._weigh(q, pixels, number, _n_weighted(count)) for number, count in shares]
+        effective = torch.stack([draws.effective() for draws in weighted]).sum(dim=0)
+        lost = effective < _LEAST_EFFECTIVE * sum(len(draws.log_weights) for draws in weighted)
+        parts = []
+        for draws, (_, count) in zip(weighted, shares, strict=True):
+            chosen = draws.resample(count)
+            chosen.abundances[:, lost] = draws.abundances[:count, lost]
+            if chosen.brightness is not None and draws.brightness is not None:
+                chosen.brightness[:, lost] = draws.brightness[:count, lost]
+            parts.append(_kept(chosen, draws))
+        return _together(parts)
+
+    def _weigh(self, q: tuple, pixels: Tensor, number: int, n_draws: int) -> Draws:
+        model, (q_abundances, q_brightness) = self.fit.model, q
+        drawn = q_abundances.sample(torch.Size([n_draws])).clamp_min(_LEAST)
+        abundances = drawn.double() / drawn.double().sum(dim=-1, keepdim=True)
+        log_weights = model.abundances(model.n_endmembers).log_prob(abundances) - q_abundances.log_prob(drawn)
+        brightness = None
+        if q_brightness is not None:
+            brightness = q_brightness.sample(torch.Size([n_draws])).double()
+            log_weights = log_weights + model.brightness.prior().log_prob(brightness) - q_brightness.log_prob(brightness)
+        log_weights = log_weights + log_likelihood(model, pixels, self.endmembers[number].double(),
+                                                   self.noise_scale[number].double(), abundances, brightness)
+        return Draws(abundances, brightness, log_weights.nan_to_num(nan=-1e300, posinf=-1e300, neginf=-1e300))
+
+
+def best_source(fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress) -> DrawnSource:
+    """What brings a fit closest to its posterior. Random numbers are those of torch's global generator."""
+    if not is_exact(fit.model):
+        return Reweighted(fit, n_shared, n_draws)
+    # Noise that is denoised is white.
+    return Cut(fit, scene, n_shared, n_draws) if fit.guide.denoise is None else Exact(fit, scene, n_shared, n_draws, bar)
+
+
+def _n_weighted(n_draws: int) -> int:
+    return max(_SPARE * n_draws, _FEWEST)
+
+
+def _kept(chosen: Draws, weighted: Draws) -> Drawn:
+    """Weights are relative to the evidence given what is shared, so that those of several shared draws can be put together."""
+    relative = weighted.log_weights - (weighted.log_weights.logsumexp(dim=0) - math.log(len(weighted.log_weights)))
+    return Drawn(chosen.abundances.float(), None if chosen.brightness is None else chosen.brightness.float(), relative.float())
+
+
+def _together(parts: list[Drawn]) -> Drawn:
+    abundances, brightness, log_weights = (None if each[0] is None else torch.cat(each) for each in zip(*parts, strict=True))
+    assert abundances is not None
+    return Drawn(abundances, brightness, None if log_weights is None else log_weights[:_WEIGHTS])
