@@ -45,11 +45,11 @@ def holds(found: float) -> bool:
     return BOUNDS[0] <= found <= BOUNDS[1]
 
 
+@pytest.mark.xfail(strict=True, reason="neighbours that resemble each other are taken for independent witnesses of the endmembers")
 @pytest.mark.parametrize("brightness", [0.2, 0.0])
-def test_intervals_of_the_default_fit_hold_the_truth(brightness):
-    """Pixels share their endmembers, so a scene is one sample: the mean of three is tested. Over 17 seeds each, coverage was
-    0.832 to 0.955 with brightness (mean 0.932) and 0.778 to 0.948 without (0.913). Of the 680 choices of three of these seeds,
-    none leaves the bounds with brightness, and six do without."""
+def test_intervals_hold_the_truth_of_smooth_fields(brightness):
+    """Correlation length 4, which the model does not know of. Seeds 0 to 2: 0.793 to 0.870 with brightness, 0.708 to 0.856 without;
+    the exact posterior given the shared draws holds as much as the guide, so it is these draws that are too sure."""
     assert holds(np.mean([coverage(brightness, seed) for seed in SEEDS]))
 
 
