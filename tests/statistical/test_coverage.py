@@ -45,11 +45,11 @@ def holds(found: float) -> bool:
     return BOUNDS[0] <= found <= BOUNDS[1]
 
 
-@pytest.mark.xfail(strict=True, reason="neighbours that resemble each other are taken for independent witnesses of the endmembers")
+@pytest.mark.xfail(strict=True, reason="neighbours that resemble each other are taken for independent witnesses")
 @pytest.mark.parametrize("brightness", [0.2, 0.0])
 def test_intervals_hold_the_truth_of_smooth_fields(brightness):
-    """Correlation length 4, which the model does not know of. Seeds 0 to 2: 0.793 to 0.870 with brightness, 0.708 to 0.856 without;
-    the exact posterior given the shared draws holds as much as the guide, so it is these draws that are too sure."""
+    """Correlation length 4, which the model does not know of. Seeds 0 to 2: 0.793 to 0.870 with brightness, 0.708 to 0.856
+    without; exact draws of pixels given the shared ones hold as much as the guide, so it is the shared ones that are too sure."""
     assert holds(np.mean([coverage(brightness, seed) for seed in SEEDS]))
 
 
