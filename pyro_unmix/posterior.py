@@ -35,6 +35,8 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Draws of the endmembers by which they are named.
 _NAMING = 500
 _GROUPS = ("posterior", "observed_data", "posterior_predictive", "prior", "log_likelihood")
+# Standard deviation of a prior, in units of the endmember's root mean square, below which the endmember is known.
+_KNOWN = 0.01
 
 
 class Posterior:
@@ -264,6 +266,8 @@ class Posterior:
         model, common, prior_sd = self._fit.model, self._source.common(), None
         if self._source.learned and isinstance(model.endmembers, MVNEndmembers):
             prior_sd = model.endmembers(model.n_endmembers, self.scene.n_bands).stddev
+            known = prior_sd.mean(dim=1) < _KNOWN * common.endmembers.square().mean(dim=1).sqrt()
+            prior_sd = prior_sd.masked_fill(known[:, None], torch.inf)  # what is known cannot be narrowed
         found = questions.verdict(model, self.scene, maps, common, prior_sd, self._names)
         return found if self._source.calibrated else [*found[:-1], *questions.UNCALIBRATED]
 

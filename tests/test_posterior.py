@@ -354,3 +354,14 @@ def test_a_mixing_that_cannot_be_looked_at_says_so(fitted, scene):
     assert [each.name for each in found] == ["best effort"] and "linear mixing" in found[0].what
     with pytest.raises(pu.InputError, match="linear mixing"):
         posterior.checks()
+
+
+@pytest.mark.parametrize("sd", [1e-4, 0.1])
+def test_an_endmember_that_was_known_need_not_be_identified(scene, sd):
+    """No narrowing is asked of a prior that leaves nothing open; of a wide one it is, where the scene did not narrow it."""
+    prior = informed_endmembers(scene.reference.endmembers.values, scene, K, sd=sd)
+    fit = pu.fit(pu.UnmixingModel(K, endmembers=prior, brightness="pixel"), scene, guide="mlp", config=CONFIG, progress=False)
+    with torch.no_grad():  # as wide as the prior
+        fit.guide.endmembers.log_scale.zero_()
+    found = [finding.what for finding in fit.posterior(scene).findings() if finding.name == "endmember not identified"]
+    assert any("was not narrowed" in what for what in found) == (sd > 0.01)
