@@ -132,6 +132,7 @@ class UnmixingGuide(PyroModule):
     head: Head
     brightness: BrightnessHead | None
     denoise: NonLocalMeans | None
+    joint: Tensor
     input: SpectrumInput
     endmembers: EndmemberPosterior
     noise: NoisePosterior
@@ -157,6 +158,7 @@ class UnmixingGuide(PyroModule):
         guide = plan.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
                            denoise=start.denoise is not None)
         guide.denoise = copy.deepcopy(start.denoise)
+        guide.joint.fill_(start.joint)
         for part in (guide.input, guide.endmembers, guide.noise):
             part.set_start(start)
         return guide
@@ -174,6 +176,7 @@ class UnmixingGuide(PyroModule):
         if brightness:
             guide.brightness = BrightnessHead()
             guide.brightness.build(guide.encoder.n_features)
+        guide.register_buffer("joint", torch.tensor(False))  # as `Start.joint`
         guide.endmembers = EndmemberPosterior(n_endmembers, n_bands)
         guide.noise = NoisePosterior(n_bands)
         return guide

@@ -36,8 +36,8 @@ _WITNESSES = 100.0
 # Robust scatter of the log of summed coefficients above which brightness is taken to vary.
 _BRIGHTNESS = 0.05
 # Prior standard deviation of an endmember in a band, in units of its own root mean square: the spread of the candidates, within
-# these bounds. Where the noise is white the pixels themselves will say more, and the prior is to be weak.
-_LEAST_SD, _MOST_SD, _WHITE_SD = 0.01, 0.1, 0.1
+# these bounds. Where they are drawn jointly with the pixels these will say more, and the prior is to be weak.
+_LEAST_SD, _MOST_SD, _JOINT_SD = 0.01, 0.1, 0.1
 # Samples of pixels, restarts on each, those of them that go on to the end, and the best of all, whose spread counts.
 _SAMPLES, _RESTARTS, _KEPT, _BEST = 3, 40, 16, 5
 # Above this, a concentration learned under the bound of one is at the bound.
@@ -64,6 +64,8 @@ class Start:
         Location and whitening of the encoder's input: `(n_bands,)`, `(n_components, n_bands)`, `(2,)`.
     denoise
         Takes noise out of the spectra before abundances are estimated; None where the noise is not white.
+    joint
+        Whether what pixels share may be drawn jointly with them: the noise is white, and the abundances look Dirichlet.
     """
 
     endmembers: Tensor
@@ -75,6 +77,7 @@ class Start:
     components: Tensor
     log_norm: Tensor
     denoise: NonLocalMeans | None
+    joint: bool
 
 
 @one_thread()
@@ -108,19 +111,19 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
     brightness = model.brightness
 
     share = effective_bands(shapes, k) / scene.n_bands
-    white = share > WHITE
+    white = joint = share > WHITE
     if model.endmembers is not None:
         check_endmember_prior(model.endmembers, k, scene.n_bands)
         endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
         if white:
-            candidates, brightness = _simplices(pixels, k, brightness, seed)
+            candidates, brightness, joint = _simplices(pixels, k, brightness, seed)
         else:
             candidates = _archetypes(shapes, pixels, k, seed)
         endmembers = candidates[0]
         rms = np.sqrt(np.mean(endmembers**2, axis=1))
         apart = np.sqrt(np.mean((candidates - endmembers) ** 2, axis=(0, 2)))
-        sds = rms * (_WHITE_SD if white else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
+        sds = rms * (_JOINT_SD if joint else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
     scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
 
     scatter = _brightness_scatter(pixels, endmembers)
@@ -164,6 +167,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         components=_float(components),
         log_norm=_float(np.array([log_norm.mean(), max(log_norm.std(), 1e-3)])),
         denoise=denoise,
+        joint=joint,
     )
     filled = model.replace(
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),
@@ -176,8 +180,9 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
 
 def _simplices(
     pixels: np.ndarray, k: int, brightness: str | PixelBrightness | None, seed: int
-) -> tuple[np.ndarray, str | PixelBrightness | None]:
-    """Candidates `(2, k, n_bands)`, the better first, for a scene of white noise, and what to do about brightness."""
+) -> tuple[np.ndarray, str | PixelBrightness | None, bool]:
+    """Candidates `(2, k, n_bands)`, the better first, for a scene of white noise, what to do about brightness, and whether the
+    abundances look Dirichlet."""
     first = vca(pixels, k, seed=seed)
     if brightness == "auto":
         scatter = _brightness_scatter(pixels, calibrate_amplitude(first, _coefficients(nnls, pixels, first)))
@@ -188,10 +193,11 @@ def _simplices(
     smallest = sisal(pixels / amount[:, None], k, seed=seed)
     # A concentration at its bound says that the law of the abundances is not a sparse Dirichlet: their density misleads then,
     # and only where pixels end counts.
-    chosen = [likely.endmembers, smallest] if (likely.concentration < _FLAT).all() else [smallest, likely.endmembers]
+    dirichlet = bool((likely.concentration < _FLAT).all())
+    chosen = [likely.endmembers, smallest] if dirichlet else [smallest, likely.endmembers]
     if brightness is not None:
         chosen = [calibrate_amplitude(each, _coefficients(nnls, pixels, each)) for each in chosen]
-    return np.stack([chosen[0], chosen[1][match(chosen[1], chosen[0])]]), brightness
+    return np.stack([chosen[0], chosen[1][match(chosen[1], chosen[0])]]), brightness, dirichlet
 
 
 def _archetypes(shapes: np.ndarray, pixels: np.ndarray, k: int, seed: int) -> np.ndarray:

@@ -39,7 +39,7 @@ class GuideSource:
     def __init__(self, fit: Fit):
         self.fit = fit
         self.calibrated = fit.calibrated
-        exact = fit.config.sampling_steps > 0 and fit.guide.denoise is not None and is_exact(fit.model)
+        exact = fit.config.sampling_steps > 0 and bool(fit.guide.joint) and is_exact(fit.model)
         self.learned = exact or fit.model.evidence > 0
 
     @torch.no_grad()

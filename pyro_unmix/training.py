@@ -44,8 +44,7 @@ class Trainer:
                  device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int):
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = model.to(device)
-        # A likelihood of many pixels is believed only where the noise is white, which is where denoising makes sense.
-        self.exact = start.denoise is not None and config.sampling_steps > 0 and is_exact(model)
+        self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
         # Not in training mode, in which Pyro warns of parameters that are held.
         self.guide = guide.bind(start, exact=self.exact).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)

@@ -140,10 +140,11 @@ class Reweighted(DrawnSource):
 
 def best_source(fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress) -> DrawnSource:
     """What brings a fit closest to its posterior. Random numbers are those of torch's global generator."""
-    if not is_exact(fit.model):
-        return Reweighted(fit, n_shared, n_draws)
-    # Noise that is denoised is white.
-    return Cut(fit, scene, n_shared, n_draws) if fit.guide.denoise is None else Exact(fit, scene, n_shared, n_draws, bar)
+    if is_exact(fit.model) and fit.guide.joint:
+        return Exact(fit, scene, n_shared, n_draws, bar)
+    # Noise that is denoised is white, and leaves too little in residuals to draw from.
+    cut = is_exact(fit.model) and fit.guide.denoise is None
+    return Cut(fit, scene, n_shared, n_draws) if cut else Reweighted(fit, n_shared, n_draws)
 
 
 def _n_weighted(n_draws: int) -> int:

@@ -364,3 +364,12 @@ def test_samson(real_data):
     assert 0.1 < float(model.brightness.scale) < 0.3 and model.evidence == 0.0
     angles = spectral_angle(start.endmembers.double().numpy()[:, None], truth(scene)[0][None])
     assert sorted(angles.argmin(axis=0)) == [0, 1, 2] and angles.min(axis=0).mean() < 0.05
+
+
+def test_what_pixels_share_is_drawn_jointly_only_where_abundances_look_dirichlet():
+    """Where the learned concentrations end at their bound the law is another, whatever the noise."""
+    sparse, even = (simulate_scene(3, (24, 24), n_bands=40, concentration=concentration, correlation_length=0.0, seed=2)
+                    for concentration in (1 / 3, 3.0))
+    assert initialize(UnmixingModel(3), sparse)[1].joint
+    start = initialize(UnmixingModel(3), even)[1]
+    assert start.denoise is not None and not start.joint
