@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from pyro_unmix.least_squares import constrained
@@ -27,8 +28,10 @@ _SPARE, _FEWEST = 4, 25
 _WEIGHTS = 300
 # Share of effective draws below which weights do harm.
 _LEAST_EFFECTIVE = 0.1
-# Residuals that are kept to be drawn from.
-_RESIDUALS = 10_000
+# Residuals that are kept to be drawn from, and those of them that say how they grow with brightness.
+_RESIDUALS, _GROWING = 10_000, 1000
+# Share of the median brightness below which residuals no longer shrink.
+_DARK = 0.1
 # No abundance is zero, where densities may have poles.
 _LEAST = 1e-30
 
@@ -61,9 +64,18 @@ class Cut(DrawnSource):
     Endmembers are drawn from the guide's, which the pixels do not change: a cut posterior (Plummer 2015, Statistics and Computing
     25, "Cuts in Bayesian graphical models"). Given them, abundances are constrained least squares of the pixel with the
     residual of another pixel added, as a whole, so that bands keep their correlation: a bootstrap as in Lyddon, Holmes and Walker
-    (2019), Biometrika 106, "General Bayesian updating and the loss-likelihood bootstrap". Errors of neighbours, given the
-    endmembers, are taken as independent. Where no abundance is zero, least squares leave nothing of the noise in the span of the
-    endmembers; what residuals have there comes from pixels on the faces of the simplex, of which real scenes have many.
+    (2019), Biometrika 106, "General Bayesian updating and the loss-likelihood bootstrap". Residuals grow with a power of the
+    brightness (Carroll and Ruppert 1988, "Transformation and Weighting in Regression"), and are brought from that of the pixel
+    they come from to that of the one they go to. Errors of neighbours, given the endmembers, are taken as independent. Where no
+    abundance is zero, least squares leave nothing of the noise in the span of the endmembers; what residuals have there comes
+    from pixels on the faces of the simplex, of which real scenes have many.
+
+    Attributes
+    ----------
+    residuals
+        `(n, L)`, each divided by the scale of its pixel.
+    power
+        Of the norm of its spectrum that the scale of a pixel is.
     """
 
     method = "cut"
@@ -77,15 +89,24 @@ class Cut(DrawnSource):
         pixels = pixels[torch.randperm(len(pixels))[:_RESIDUALS]]
         mean = fit.guide.endmembers.loc().detach()
         abundances, brightness = constrained(pixels, mean, self.brightness)
-        self.residuals = pixels - brightness[:, None] * (abundances @ mean)
+        residuals = pixels - brightness[:, None] * (abundances @ mean)
+        norms = pixels.norm(dim=1)
+        self._least = (_DARK * norms.median()).clamp_min(_LEAST)
+        self.power = _growth(residuals, norms.clamp_min(self._least))
+        self.residuals = residuals / self.scale(pixels)
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """What the residual of each of `(n, L)` pixels is proportional to, `(n, 1)`."""
+        return pixels.norm(dim=1, keepdim=True).clamp_min(self._least) ** self.power
 
     def draw(self, tiles: Tiles, n_draws: int) -> Drawn:
         pixels = tiles.pixels()
+        scale = self.scale(pixels)
         parts = []
         for number, count in self._shares(n_draws):
             # Within the span of the endmembers least squares are the same, and as many numbers as endmembers will do.
             span = torch.linalg.qr(self.endmembers[number].T).Q
-            others = (self.residuals @ span)[torch.randint(len(self.residuals), (count, len(pixels)))]
+            others = scale * (self.residuals @ span)[torch.randint(len(self.residuals), (count, len(pixels)))]
             abundances, brightness = constrained((pixels @ span + others).flatten(0, 1), self.endmembers[number] @ span,
                                                  self.brightness)
             parts.append(Drawn(abundances.unflatten(0, others.shape[:2]),
@@ -145,6 +166,15 @@ def best_source(fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageP
     # Noise that is denoised is white, and leaves too little in residuals to draw from.
     cut = is_exact(fit.model) and fit.guide.denoise is None
     return Cut(fit, scene, n_shared, n_draws) if cut else Reweighted(fit, n_shared, n_draws)
+
+
+def _growth(residuals: Tensor, norms: Tensor) -> float:
+    """Power of the norms `(n,)` of pixels that the norms of their residuals `(n, L)` grow with, from 0, the same for all, to 1,
+    proportional: the median of the slopes between two pixels (Sen 1968, JASA 63), as few pixels may be strange."""
+    sizes, norms = residuals[:_GROWING].norm(dim=1).clamp_min(_LEAST), norms[:_GROWING]
+    if norms.min() == norms.max():
+        return 0.0
+    return min(max(float(stats.theilslopes(sizes.log().double(), norms.log().double()).slope), 0.0), 1.0)
 
 
 def _n_weighted(n_draws: int) -> int:
