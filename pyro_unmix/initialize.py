@@ -15,18 +15,21 @@ from torch import Tensor
 
 from pyro_unmix.baselines.archetypes import residuals, restarts
 from pyro_unmix.baselines.fcls import fcls, nnls, normalized_nnls
-from pyro_unmix.baselines.sisal import sisal
+from pyro_unmix.baselines.sisal import affine_subspace, sisal
 from pyro_unmix.baselines.vca import vca
 from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
-from pyro_unmix.metrics import match
+from pyro_unmix.likelihood import PixelLikelihood
+from pyro_unmix.metrics import match, spectral_angle
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import PixelBrightness
 from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
+from pyro_unmix.refine.concentration import learn_concentration
+from pyro_unmix.refine.sampling import draw
 from pyro_unmix.scene import Scene
-from pyro_unmix.simplex import likely_simplex
-from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands
+from pyro_unmix.simplex import averaged_corners, likely_simplex
+from pyro_unmix.subspace import WHITE, candidates, count_endmembers, effective_bands
 from pyro_unmix.tiles import whole
 
 log = logging.getLogger("pyro_unmix")
@@ -40,8 +43,11 @@ _BRIGHTNESS = 0.05
 _LEAST_SD, _MOST_SD, _JOINT_SD = 0.01, 0.1, 0.1
 # Samples of pixels, restarts on each, those of them that go on to the end, and the best of all, whose spread counts.
 _SAMPLES, _RESTARTS, _KEPT, _BEST = 3, 40, 16, 5
-# Above this, a concentration learned under the bound of one is at the bound.
+# Above this, a concentration is no longer one of sparse abundances; learned under the bound of one, it is at the bound.
 _FLAT = 0.99
+# For the evidence of a simplex: pixels, sweeps over them that learn the concentration, draws, and the share of pixels left out;
+# and by how much a pixel's has to be greater, in the mean, to count.
+_WEIGHED, _SWEEPS, _DRAWS, _LEFT_OUT, _CLEARLY = 300, 20, 10, 0.02, 0.05
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,10 @@ class Start:
 def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[UnmixingModel, Start]:
     """Fill the open parts of a model from a scene, and find where training begins.
 
-    Where the noise is white, endmembers are the corners of the simplex that makes the pixels most likely, or of the smallest
-    that holds them; where it is not, archetypes of the pixels divided by their norm. A model that brings a prior of its own
-    starts from that. Amplitudes and the pixels' brightness follow from least squares.
+    Where the noise is white, endmembers are the corners of the simplex that makes the pixels most likely, of the smallest that
+    holds them, or of the means of pixels that look alike, as the evidence says; where it is not, archetypes of the pixels
+    divided by their norm. A model that brings a prior of its own starts from that. Amplitudes and the pixels' brightness follow
+    from least squares.
 
     Returns
     -------
@@ -183,21 +190,51 @@ def _simplices(
 ) -> tuple[np.ndarray, str | PixelBrightness | None, bool]:
     """Candidates `(2, k, n_bands)`, the better first, for a scene of white noise, what to do about brightness, and whether the
     abundances look Dirichlet."""
-    first = vca(pixels, k, seed=seed)
+    pixels = candidates(pixels, k)
     if brightness == "auto":
+        first = vca(pixels, k, seed=seed)
         scatter = _brightness_scatter(pixels, calibrate_amplitude(first, _coefficients(nnls, pixels, first)))
         brightness = PixelBrightness() if scatter > _BRIGHTNESS else None
-    likely = likely_simplex(pixels, first, brightness=brightness is not None, seed=seed)
-    mean = pixels.mean(axis=0)
-    amount = np.maximum(pixels @ mean / (mean @ mean), 1e-2) if brightness is not None else np.ones(len(pixels))
-    smallest = sisal(pixels / amount[:, None], k, seed=seed)
+    varies = brightness is not None
+    corners = averaged_corners(pixels, k, brightness=varies, seed=seed)
+    likely = likely_simplex(pixels, corners, brightness=varies, seed=seed)
     # A concentration at its bound says that the law of the abundances is not a sparse Dirichlet: their density misleads then,
     # and only where pixels end counts.
     dirichlet = bool((likely.concentration < _FLAT).all())
-    chosen = [likely.endmembers, smallest] if dirichlet else [smallest, likely.endmembers]
-    if brightness is not None:
-        chosen = [calibrate_amplitude(each, _coefficients(nnls, pixels, each)) for each in chosen]
-    return np.stack([chosen[0], chosen[1][match(chosen[1], chosen[0])]]), brightness, dirichlet
+    if dirichlet:
+        # One corner that ran away is not worth giving up the others.
+        farthest = spectral_angle(likely.endmembers, corners).argmax()
+        found = [likely.endmembers, np.where(np.arange(k)[:, None] == farthest, corners, likely.endmembers), corners]
+    else:
+        mean = pixels.mean(axis=0)
+        amount = np.maximum(pixels @ mean / (mean @ mean), 1e-2) if varies else np.ones(len(pixels))
+        found = [sisal(pixels / amount[:, None], k, seed=seed), corners]
+    found.append(likely.endmembers)
+    if varies:
+        found = [calibrate_amplitude(each, _coefficients(nnls, pixels, each)) for each in found]
+    # Much noise leads the density astray, too, for it takes errors of abundances for independent. The evidence does not.
+    evidence, concentration = zip(*(_evidence(pixels, each, varies, seed) for each in found[:-1]), strict=True)
+    best = int(np.argmax(evidence - _CLEARLY * (np.arange(len(evidence)) > 0)))
+    if best == len(evidence) - 1:
+        dirichlet = bool((concentration[best] < _FLAT).all())
+    return np.stack([found[best], found[-1][match(found[-1], found[best])]]), brightness, dirichlet
+
+
+def _evidence(pixels: np.ndarray, endmembers: np.ndarray, varies: bool, seed: int) -> tuple[float, np.ndarray]:
+    """Mean log evidence of pixels given endmembers, abundances integrated out under a Dirichlet distribution, and its most
+    probable concentration `(k,)`. The least likely pixels, which may be outliers, are left out."""
+    noise_scale = max(affine_subspace(pixels, len(endmembers)).noise_scale, 1e-4 * float(np.sqrt(np.mean(pixels**2))))
+    pixels = np.random.default_rng(seed).permutation(pixels)[:_WEIGHED]
+    scatter = max(_brightness_scatter(pixels, endmembers), 1e-3) if varies else None
+    likelihood = PixelLikelihood.of(torch.as_tensor(pixels), torch.as_tensor(endmembers),
+                                    torch.full(pixels.shape[1:], noise_scale, dtype=torch.float64))
+    with seeded(seed):
+        # From sparse to flat takes fewer sweeps than back.
+        sparse = torch.full((len(endmembers),), 1.0 / len(endmembers))
+        concentration = learn_concentration(likelihood, sparse, scatter, iterations=_SWEEPS)
+        log_weights = draw(likelihood, concentration, scatter, _DRAWS).log_weights
+    evidence = (log_weights.logsumexp(dim=0) - np.log(_DRAWS)).sort().values
+    return float(evidence[int(_LEFT_OUT * len(evidence)):].mean()), concentration.numpy()
 
 
 def _archetypes(shapes: np.ndarray, pixels: np.ndarray, k: int, seed: int) -> np.ndarray:

@@ -6,8 +6,9 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy import interpolate, linalg, optimize, special
+from scipy import interpolate, linalg, optimize, spatial, special
 
+from pyro_unmix.baselines.spa import longest
 from pyro_unmix.subspace import candidates
 
 # Concentrations allowed. Above one a Dirichlet in a larger simplex explains the pixels as well as a flat one in a smaller: the
@@ -20,6 +21,8 @@ _LEAST_CERTAIN = 0.3
 _MOST_PIXELS = 4000
 # Abundance of an endmember above which a pixel counts as pure.
 _PURE = 2.0 / 3.0
+# Pixels averaged before corners are looked for among them, and how many times noisier than most a pixel may be to count there.
+_NEIGHBOURS, _MOST_NOISE = 5, 2.0
 
 
 class Simplex(NamedTuple):
@@ -48,53 +51,94 @@ def likely_simplex(pixels: np.ndarray, start: np.ndarray, *, brightness: bool, s
     pixels
         `(n_pixels, n_bands)`. The answer does not depend on their order.
     start
-        `(n_endmembers, n_bands)`: any simplex that turns the right way round, such as that of `vca`.
+        `(n_endmembers, n_bands)`: any simplex that turns the right way round, such as that of `vca` or `averaged_corners`.
     brightness
         Whether pixels have a factor of their own, which is then divided out.
     seed
         Of the pixels drawn where there are more than 4000.
     """
     pixels = candidates(pixels, len(start))
-    plane = _Plane.brightness_divided(pixels, start) if brightness else _Plane.affine(pixels, start)
+    plane = _Plane.of(pixels, len(start), brightness)
+    first = plane.vertices(start)
     chosen = np.random.default_rng(seed).permutation(len(pixels))[:_MOST_PIXELS]
-    problem = _Likelihood(plane.points[chosen], plane.noise_scale[chosen], plane.vertices.shape)
-    vertices = problem.around_the_pixels(plane.vertices)
-    flat = problem.solve(vertices, np.ones(len(start)), least=_MOST)
+    problem = _Likelihood(plane.points[chosen], plane.noise_scale[chosen], first.shape)
+    flat = problem.solve(problem.around_the_pixels(first), np.ones(len(start)), least=_MOST)
     vertices, concentration = problem.solve(*flat, least=_LEAST)
     # A concentration at its lower bound says that pixels are pure or without it. If then none is pure, the corner has run away.
     lost = (concentration < 1.01 * _LEAST) & (problem.purity(vertices) < _PURE)
-    return Simplex(plane.spectra(np.where(lost[:, None], plane.vertices, vertices)), concentration)
+    return Simplex(plane.spectra(np.where(lost[:, None], first, vertices)), concentration)
+
+
+def averaged_corners(pixels: np.ndarray, n_endmembers: int, *, brightness: bool, seed: int = 0) -> np.ndarray:
+    """Endmembers of noisy pixels some of which are pure: the corners of the means of pixels that look alike.
+
+    In the subspace of the pixels each becomes the mean of its nearest neighbours, weighted by their precision; corners among
+    these are found as by `spa`. The farthest of single pixels are those whose noise points outwards.
+
+    Parameters
+    ----------
+    pixels
+        `(n_pixels, n_bands)`. The answer does not depend on their order.
+    n_endmembers
+        Number of endmembers.
+    brightness, seed
+        As of `likely_simplex`.
+
+    Returns
+    -------
+    endmembers
+        `(n_endmembers, n_bands)`. Where brightness was divided out, they have a component of 1 along the mean spectrum.
+    """
+    pixels = candidates(pixels, n_endmembers)
+    plane = _Plane.of(pixels, n_endmembers, brightness)
+    clear = np.flatnonzero(plane.noise_scale <= _MOST_NOISE * np.median(plane.noise_scale))
+    chosen = np.random.default_rng(seed).permutation(clear)[:_MOST_PIXELS]
+    points, weights = plane.points[chosen], plane.noise_scale[chosen] ** -2
+    n_neighbours = np.clip(len(points) // n_endmembers, 1, _NEIGHBOURS)
+    near = spatial.cKDTree(points).query(points, np.arange(1, n_neighbours + 1))[1]
+    means = np.average(points[near], axis=1, weights=np.broadcast_to(weights[near][..., None], points[near].shape))
+    # One more coordinate, the same for all, so that the middle of the points is no corner.
+    lifted = np.column_stack([means, np.full(len(means), np.linalg.norm(means, axis=1).max())])
+    return plane.spectra(means[longest(lifted, n_endmembers)])
 
 
 class _Plane(NamedTuple):
-    """Pixels `points` `(n_pixels, k - 1)` and the start's `vertices` `(k, k - 1)` in coordinates of unit noise, times
-    `noise_scale` `(n_pixels,)`; `spectra` are `origin + vertices @ basis`."""
+    """Pixels `points` `(n_pixels, k - 1)` in coordinates of unit noise, times `noise_scale` `(n_pixels,)`, divided by their
+    brightness or not; spectra are `origin + points @ basis`."""
 
     points: np.ndarray
-    vertices: np.ndarray
     noise_scale: np.ndarray
     origin: np.ndarray
     basis: np.ndarray
+    divided: bool
 
     @classmethod
-    def affine(cls, pixels: np.ndarray, start: np.ndarray) -> _Plane:
-        k, origin = len(start), pixels.mean(axis=0)
+    def of(cls, pixels: np.ndarray, k: int, brightness: bool) -> _Plane:
+        return cls._brightness_divided(pixels, k) if brightness else cls._affine(pixels, k)
+
+    @classmethod
+    def _affine(cls, pixels: np.ndarray, k: int) -> _Plane:
+        origin = pixels.mean(axis=0)
         basis = np.linalg.eigh((pixels - origin).T @ (pixels - origin))[1].T[::-1][: k - 1]
         left = pixels - origin - (pixels - origin) @ basis.T @ basis
         points = (pixels - origin) @ basis.T
-        return cls(points, (start - origin) @ basis.T, np.full(len(pixels), _noise(left, points, k)), origin, basis)
+        return cls(points, np.full(len(pixels), _noise(left, points, k)), origin, basis, divided=False)
 
     @classmethod
-    def brightness_divided(cls, pixels: np.ndarray, start: np.ndarray) -> _Plane:
+    def _brightness_divided(cls, pixels: np.ndarray, k: int) -> _Plane:
         """Pixels divided by their component along the mean spectrum; the noise of dark ones grows."""
-        k = len(start)
         space = np.linalg.eigh(pixels.T @ pixels)[1].T[::-1][:k]
         origin = pixels.mean(axis=0) @ space.T @ space
         origin /= np.linalg.norm(origin)
         basis = linalg.null_space((space @ origin)[None]).T @ space
         noise = _noise(pixels - pixels @ space.T @ space, pixels @ basis.T, k)
         amount = np.maximum(pixels @ origin, 1e-2 * (pixels @ origin).mean())
-        return cls(pixels @ basis.T / amount[:, None], start @ basis.T / (start @ origin)[:, None], noise / amount, origin, basis)
+        return cls(pixels @ basis.T / amount[:, None], noise / amount, origin, basis, divided=True)
+
+    def vertices(self, spectra: np.ndarray) -> np.ndarray:
+        if self.divided:
+            return spectra @ self.basis.T / (spectra @ self.origin)[:, None]
+        return (spectra - self.origin) @ self.basis.T
 
     def spectra(self, vertices: np.ndarray) -> np.ndarray:
         return self.origin + vertices @ self.basis

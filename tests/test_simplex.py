@@ -9,7 +9,7 @@ from scipy import integrate, optimize
 from pyro_unmix.baselines.vca import vca
 from pyro_unmix.errors import InputError
 from pyro_unmix.metrics import match, spectral_angle
-from pyro_unmix.simplex import _Likelihood, _log_integral, likely_simplex
+from pyro_unmix.simplex import _Likelihood, _log_integral, averaged_corners, likely_simplex
 from pyro_unmix.simulate import simulate_scene
 
 
@@ -185,3 +185,38 @@ def test_purity_is_the_abundance_that_one_pixel_in_a_thousand_exceeds():
     abundances = random.dirichlet([1.0, 1.0, 0.2], 5000)
     likelihood = _Likelihood(abundances @ vertices, np.full(5000, 0.1), vertices.shape)
     np.testing.assert_allclose(likelihood.purity(vertices), np.quantile(abundances, 0.999, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("brightness", [0.0, 0.2])
+@pytest.mark.parametrize("k", [3, 6])
+def test_corners_of_means_are_nearer_than_those_of_single_pixels(k, brightness):
+    pixels, start, endmembers = mixed(k, concentration=1.0 / k, brightness=brightness, snr_db=20.0, seed=k)
+    found = averaged_corners(pixels, k, brightness=brightness > 0.0)
+    assert found.shape == start.shape
+    assert angle(found, endmembers) < min(0.05, 0.7 * angle(start, endmembers))
+
+
+@pytest.mark.parametrize("brightness", [False, True])
+def test_corners_of_means_do_not_depend_on_order_or_unit(brightness):
+    pixels, _, _ = mixed(concentration=0.3, brightness=0.2, snr_db=20.0)
+    found = averaged_corners(pixels, 3, brightness=brightness)
+    shuffled = averaged_corners(np.random.default_rng(0).permutation(pixels), 3, brightness=brightness)
+    np.testing.assert_array_equal(shuffled, found)
+    scaled = averaged_corners(1000.0 * pixels, 3, brightness=brightness)
+    np.testing.assert_allclose(scaled / (1.0 if brightness else 1000.0), found, atol=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 4, 6])
+def test_as_many_pixels_as_corners_are_the_corners(k):
+    pixels = np.random.default_rng(k).uniform(0.1, 1.0, (k, 8))
+    found = averaged_corners(pixels, k, brightness=False)
+    np.testing.assert_allclose(found[match(found, pixels)], pixels, atol=1e-9)
+
+
+def test_shade_is_a_corner():
+    """A black endmember: the pixels' affine subspace holds the origin, and their spectra span one direction less."""
+    random = np.random.default_rng(0)
+    endmembers = np.vstack([np.zeros(20), random.uniform(0.2, 1.0, (2, 20))])
+    pixels = random.dirichlet(np.full(3, 0.3), 500) @ endmembers + 1e-3 * random.standard_normal((500, 20))
+    found = averaged_corners(pixels, 3, brightness=False)
+    assert max(np.linalg.norm(found - each, axis=1).min() for each in endmembers) < 0.1
