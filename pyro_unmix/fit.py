@@ -21,6 +21,7 @@ from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import flush_denormals, one_thread, seeded
 from pyro_unmix.posterior import Posterior
 from pyro_unmix.progress import StageProgress
+from pyro_unmix.refine.shared import Shared
 from pyro_unmix.scene import Scene
 from pyro_unmix.training import Trainer
 
@@ -53,15 +54,15 @@ class FitConfig:
         "auto" (a GPU if there is one), "cpu" or "cuda".
     """
 
-    svi_steps: int = 250
+    svi_steps: int = 100
     calibration_steps: int = 200
-    sampling_steps: int = 2500
+    sampling_steps: int = 1250
     learning_rate: float = 3e-3
     clip_norm: float = 10.0
     tile_size: int = 48
     tiles_per_step: int = 2
-    kl_warmup_steps: int = 100
-    window: int = 100
+    kl_warmup_steps: int = 50
+    window: int = 50
     tolerance: float = 0.05
     checkpoint_every: int = 100
     device: str = "auto"
@@ -114,6 +115,8 @@ class Fit:
         Whether training on simulated pairs ran to its end; without it intervals are too narrow.
     interrupted
         True where training was stopped by Ctrl-C.
+    shared
+        Draws of endmembers and what else pixels share, from their joint posterior, where there are exact draws.
     """
 
     model: UnmixingModel
@@ -127,6 +130,7 @@ class Fit:
     seconds: dict[str, float] = field(default_factory=dict)
     calibrated: bool = False
     interrupted: bool = False
+    shared: Shared | None = None
 
     def __post_init__(self):
         self.names = _endmember_names(self.names, self.model.n_endmembers)
@@ -213,6 +217,7 @@ def fit(
         seconds=trainer.seconds,
         calibrated=config.calibration_steps > 0 and not trainer.interrupted,
         interrupted=trainer.interrupted,
+        shared=trainer.shared,
     )
 
 

@@ -36,14 +36,15 @@ class LeastSquares(NamedTuple):
     covariance: Tensor
 
 
-def least_squares(pixels: Tensor, endmembers: Tensor, noise_scale: Tensor, *, brightness: bool) -> LeastSquares:
-    """Estimates from `pixels` `(n, L)`, `endmembers` `(K, L)` and the noise's standard deviations `(L,)`.
+def least_squares(pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor, *, brightness: bool) -> LeastSquares:
+    """Estimates from `pixels` `(n, L)`, `endmembers` `(K, L)` and the lower Cholesky factor of the noise covariance, `(L, L)`, or
+    standard deviations `(L,)` where bands are independent.
 
     `abundances` weigh all bands alike: with brightness, non-negative least squares divided by its sum; without, fully constrained
     least squares. `free` and `covariance` weigh bands by their noise.
     """
     abundances, total = constrained(pixels, endmembers, brightness)
-    likelihood = PixelLikelihood.of(pixels.double(), endmembers.double(), noise_scale.double())
+    likelihood = PixelLikelihood.of(pixels.double(), endmembers.double(), noise_cholesky.double())
     norms = likelihood.precision.diagonal().sqrt()
     correlations = likelihood.precision / norms / norms[:, None]
     inverse = torch.linalg.inv(correlations + _RIDGE * torch.eye(len(norms), dtype=norms.dtype, device=norms.device))

@@ -34,13 +34,8 @@ class PixelLikelihood(NamedTuple):
     def of(cls, pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor) -> PixelLikelihood:
         """From `pixels` `(n_pixels, L)`, `endmembers` `(K, L)` and the lower Cholesky factor of the noise covariance:
         `(L, L)`, or `(L,)` where bands are independent (standard deviations)."""
-        if noise_cholesky.ndim == 1:
-            white_pixels, white_endmembers = pixels / noise_cholesky, endmembers / noise_cholesky
-            scales = noise_cholesky
-        else:
-            white_pixels, white_endmembers = (torch.linalg.solve_triangular(noise_cholesky, rows.T, upper=False).T
-                                              for rows in (pixels, endmembers))
-            scales = noise_cholesky.diagonal()
+        white_pixels, white_endmembers = whiten(pixels, noise_cholesky), whiten(endmembers, noise_cholesky)
+        scales = noise_cholesky if noise_cholesky.ndim == 1 else noise_cholesky.diagonal()
         normalisation = scales.log().sum() + 0.5 * len(scales) * math.log(2 * math.pi)
         return cls(white_endmembers @ white_endmembers.T, white_pixels @ white_endmembers.T,
                    -0.5 * white_pixels.square().sum(dim=1) - normalisation)
@@ -48,3 +43,15 @@ class PixelLikelihood(NamedTuple):
     def log_prob(self, x: Tensor) -> Tensor:
         """`(..., n_pixels)` of `x` `(..., n_pixels, K)`."""
         return self.constant + (x * (self.linear - 0.5 * x @ self.precision)).sum(dim=-1)
+
+
+def whiten(rows: Tensor, noise_cholesky: Tensor) -> Tensor:
+    """`rows` `(n, L)` in coordinates in which noise of this Cholesky factor, `(L, L)` or `(L,)`, is white."""
+    if noise_cholesky.ndim == 1:
+        return rows / noise_cholesky
+    return torch.linalg.solve_triangular(noise_cholesky, rows.T, upper=False).T
+
+
+def noise_cholesky(scale: Tensor, correlation: Tensor | None) -> Tensor:
+    """Lower Cholesky factor `(L, L)` of noise of standard deviations `scale` `(L,)`; these where bands do not correlate."""
+    return scale if correlation is None else scale[:, None] * correlation

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.mixing import Linear
-from pyro_unmix.noise import BandNoise, DiagonalNoise, PixelBrightness
+from pyro_unmix.noise import BandNoise, PixelBrightness
 from pyro_unmix.priors import Dirichlet, as_prior, check_abundance_prior
 from pyro_unmix.tiles import Tiles
 
@@ -39,7 +39,8 @@ class UnmixingModel(PyroModule):
     brightness
         "none", "pixel" or a `PixelBrightness`: whether every pixel has a factor of its own. "auto": decided from the scene.
     noise
-        How a spectrum departs from its mixture. None: `DiagonalNoise()`.
+        How a spectrum departs from its mixture. None: `DiagonalNoise`, or `SmoothNoise` where pixels of the scene err
+        independently of each other, but bands do not.
     evidence
         Share of the likelihood that moves the endmembers, from 0 to 1. Neighbouring bands and pixels of a real scene err
         together; counted as independent they drown any prior and drive the endmembers away from the truth. None: decided from
@@ -57,6 +58,7 @@ class UnmixingModel(PyroModule):
     n_endmembers: Any
     endmembers: Any
     brightness: Any
+    noise: Any
     evidence: Any
 
     def __init__(
@@ -89,7 +91,7 @@ class UnmixingModel(PyroModule):
         self.endmembers = as_prior(endmembers) if endmembers is not None else None
         self.mixing = mixing if mixing is not None else Linear()
         self.brightness = PixelBrightness() if brightness == "pixel" else brightness if brightness != "none" else None
-        self.noise = noise if noise is not None else DiagonalNoise()
+        self.noise = noise
         self.evidence = evidence
         if counted:
             check_abundance_prior(self.abundances, self.n_endmembers)
@@ -127,7 +129,8 @@ class UnmixingModel(PyroModule):
         return isinstance(self.mixing, Linear) and isinstance(self.abundances, Dirichlet) and self.abundances.flat
 
     def _has_open_parts(self) -> bool:
-        if self.n_endmembers == "auto" or self.endmembers is None or self.brightness == "auto" or self.evidence is None:
+        if (self.n_endmembers == "auto" or self.endmembers is None or self.brightness == "auto" or self.noise is None
+                or self.evidence is None):
             return True
         measured = [self.noise] if self.brightness is None else [self.noise, self.brightness]
         return any(torch.isnan(part.scale).any() for part in measured)

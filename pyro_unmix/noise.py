@@ -152,13 +152,17 @@ class SmoothNoise(BandNoise):
 
     def prior(self, n_bands: int) -> TorchDistributionMixin:
         """Distribution of the noise scale, event shape `(n_bands,)`."""
+        self._check_wavelengths(n_bands)
+        return super().prior(n_bands)
+
+    def _check_wavelengths(self, n_bands: int) -> None:
         if self.wavelengths.ndim and len(self.wavelengths) != n_bands:
             raise InputError(f"{n_bands} wavelengths, one a band", f"{len(self.wavelengths)}")
-        return super().prior(n_bands)
 
     def cholesky(self, noise_scale: Tensor) -> Tensor:
         """Lower factor `(n_bands, n_bands)` of the covariance."""
         share, n_bands = self.settings["share"], noise_scale.shape[-1]
+        self._check_wavelengths(n_bands)
         wavelengths = self.wavelengths if self.wavelengths.ndim else 10.0 * torch.arange(n_bands).to(self.wavelengths)
         smooth = smooth_correlation(wavelengths, self.settings["length_scale"])
         # Factorised in float64: in float32 a smooth correlation of 200 bands is no longer positive definite.
@@ -219,6 +223,7 @@ class LowRankNoise(BandNoise):
 
     def cholesky(self, noise_scale: Tensor) -> Tensor:
         """Lower factor `(n_bands, n_bands)` of the covariance."""
+        self._check_loadings(noise_scale.shape[-1])
         loadings = self.loadings.double()
         factor = torch.linalg.cholesky(loadings.T @ loadings + torch.eye(loadings.shape[1]).to(loadings))
         return self._deviation(noise_scale)[..., None] * factor.to(noise_scale.dtype)

@@ -97,10 +97,10 @@ def refine(fit: Fit, scene: Scene, *, shared_draws: int = 20, draws: int = 300, 
            progress: bool = True) -> RefinedPosterior:
     """The posterior of a scene from draws, as close to the exact one as the model allows.
 
-    Where mixing is linear, abundances are Dirichlet, noise is white and endmembers are normal, draws are exact: what pixels share
-    by Gibbs sampling (as many steps as the fit's `sampling_steps`), every pixel by independent draws. Where the noise of such a
-    model turned out to have structure, the posterior is cut. All other models are re-weighted. `RefinedPosterior.method` says
-    which.
+    Where mixing is linear, abundances are Dirichlet, endmembers are normal and pixels err independently, draws are exact: of what
+    pixels share those that the fit has made, or else by Gibbs sampling of this scene; of every pixel independent ones. Where
+    neighbours err together in such a model, the posterior is cut. All other models are re-weighted. `RefinedPosterior.method`
+    says which.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ from pyro_unmix.metrics import Evaluation
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.posterior import Posterior
 from pyro_unmix.priors import MVNEndmembers
+from pyro_unmix.refine.shared import Shared
 from pyro_unmix.report import write_report
 
 _PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise")
@@ -57,7 +58,8 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
     if evaluation is not None:
         config["evaluation"] = evaluation.to_dict()
     with atomic_path(folder / "weights.pt") as path:
-        torch.save({"model": model.state_dict(), "guide": guide.state_dict()}, path)
+        torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
+                    "shared": None if fit.shared is None else fit.shared._asdict()}, path)
     with atomic_path(folder / "history.csv") as path:
         fit.history.to_csv(path, index=False)
     with atomic_path(folder / "config.json") as path:
@@ -111,7 +113,8 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
         if guide is None or not hasattr(guide, "head"):  # a head left open was chosen when the scene was seen
             guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
-                            brightness=model.brightness is not None, denoise="denoise.mean" in state["guide"])
+                            brightness=model.brightness is not None, denoise="denoise.mean" in state["guide"],
+                            correlated="noise.correlation" in state["guide"])
         guide.load_state_dict(state["guide"])
         return Fit(
             model=model,
@@ -125,6 +128,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             seconds=config["seconds"],
             calibrated=config["calibrated"],
             interrupted=config["interrupted"],
+            shared=Shared(**state["shared"]) if state.get("shared") else None,
         )
     except (KeyError, TypeError, RuntimeError) as error:  # a name that is missing, a value or a shape that does not fit
         raise InputError("a config.json and a weights.pt of one fit", f"'{folder}', where they do not belong together",

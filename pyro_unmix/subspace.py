@@ -14,6 +14,9 @@ VARIABILITY = 0.01
 # Residuals of L2-normalised pixels beyond the signal: effective share of independent bands above which noise counts as white.
 # Simulated scenes lie at 0.45 to 0.95, real ones at 0.03 to 0.24.
 WHITE = 0.3
+# What the largest eigenvalue of white noise, centred and scaled, passes in one scene of a thousand: the Tracy-Widom distribution,
+# Johnstone (2001), Annals of Statistics 29(2).
+_EDGE = 3.27
 
 
 class Subspace(NamedTuple):
@@ -132,6 +135,13 @@ def effective_bands(shapes: np.ndarray, n_endmembers: int) -> float:
     values = np.linalg.eigvalsh(shapes.T @ shapes / len(shapes))[: shapes.shape[1] - n_endmembers]
     values = np.maximum(values, 0)
     return max(1.0, float(values.sum() ** 2 / max((values**2).sum(), 1e-300)))
+
+
+def noise_edge(n_pixels: int, n_directions: int) -> float:
+    """What the largest eigenvalue of the mean product of white noise of unit variance, `n_pixels` in `n_directions`, passes in
+    one scene of a thousand: Marchenko and Pastur (1967), with the fluctuation of Johnstone (2001)."""
+    one, other = np.sqrt(n_pixels - 1), np.sqrt(n_directions)
+    return float(((one + other) ** 2 + _EDGE * (one + other) * (1 / one + 1 / other) ** (1 / 3)) / n_pixels)
 
 
 def candidates(pixels: np.ndarray, n_endmembers: int) -> np.ndarray:

@@ -58,6 +58,7 @@ class Trainer:
         self.history: list[dict] = []
         self.seconds: dict[str, float] = {}
         self.interrupted = False
+        self.shared: Shared | None = None
         self._enter("svi")
 
     def _enter(self, stage: str) -> None:
@@ -83,6 +84,7 @@ class Trainer:
             self.seconds["sample"] = time.perf_counter() - began
 
     def _simulate_from(self, shared: Shared) -> None:
+        self.shared = shared
         self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
         with seeded(self.seed):  # so that a training that goes on has the scenes it had
             self.scenes = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
@@ -161,7 +163,7 @@ class Trainer:
         """Keep the state of training; safe against being killed at any moment."""
         calibrating = self.stage == "calibrate"
         state = {"guide": self.guide.state_dict(), "source": self.source.state_dict() if calibrating else None,
-                 "shared": self.scenes.shared._asdict() if calibrating and self.exact else None,
+                 "shared": None if self.shared is None else self.shared._asdict(),
                  "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
                  "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
                  "belongs_to": self._belongs_to()}

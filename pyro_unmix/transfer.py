@@ -75,7 +75,8 @@ class PosteriorScenes:
         chosen = int(torch.randint(_MAPS, ()))
         abundances, brightness = abundances[chosen], None if brightness is None else brightness[chosen]
         mean = _lit(abundances @ self.shared.endmembers[number].to(abundances), brightness)
-        noise = self.shared.noise_scale[number].to(mean) * torch.randn_like(mean)
+        cholesky, noise = self.shared.noise_cholesky(number).to(mean), torch.randn_like(mean)
+        noise = cholesky * noise if cholesky.ndim == 1 else noise @ cholesky.T
         return _remade(tiles, mean + noise, abundances, brightness)
 
 

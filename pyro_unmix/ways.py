@@ -42,10 +42,13 @@ class Exact(DrawnSource):
     method, weighted = "exact", True
 
     def __init__(self, fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress):
-        steps = fit.config.sampling_steps or type(fit.config).sampling_steps
-        bar.stage("sample", steps)
-        self.given = draw_shared(fit.model, fit.guide, scene, n_draws=n_shared, steps=steps, on_step=bar.advance)
-        bar.finish()
+        if fit.shared is not None and len(fit.shared) >= n_shared:
+            self.given = fit.shared.spread(n_shared)
+        else:
+            steps = fit.config.sampling_steps or type(fit.config).sampling_steps
+            bar.stage("sample", steps)
+            self.given = draw_shared(fit.model, fit.guide, scene, n_draws=n_shared, steps=steps, on_step=bar.advance)
+            bar.finish()
         super().__init__(fit, self.given.endmembers, self.given.noise_scale, n_draws)
         self.calibrated = self.learned = True
 

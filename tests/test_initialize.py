@@ -10,9 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
+from pyro_unmix.amplitude import calibrate_amplitude, spread
+from pyro_unmix.contenders import evidence_of
 from pyro_unmix.errors import InputError, UnmixWarning
-from pyro_unmix.initialize import _evidence, calibrate_amplitude, effective_bands, informed_endmembers, initialize, spread
+from pyro_unmix.initialize import effective_bands, informed_endmembers, initialize
 from pyro_unmix.io import open_scene
 from pyro_unmix.metrics import match, spectral_angle
 from pyro_unmix.model import UnmixingModel
@@ -72,7 +75,7 @@ def test_it_is_a_start_worth_having(started, small_scene):
 def test_the_model_given_is_left_as_it_is(small_scene):
     model = UnmixingModel(3)
     initialize(model, small_scene)
-    assert model.endmembers is None and model.brightness == "auto" and model.evidence is None and model.noise.scale.isnan()
+    assert model.endmembers is None and model.brightness == "auto" and model.evidence is None and model.noise is None
 
 
 def test_the_input_of_the_encoder_is_white(started, small_scene):
@@ -237,11 +240,26 @@ def with_noise(scene, factor, sd, seed=0):
                  endmembers=scene.reference.endmembers.values, abundances=scene.reference.abundances.values)
 
 
-def test_white_noise_is_full_evidence_and_correlated_noise_is_not(small_scene):
-    smooth = smooth_scale_tril(small_scene.wavelengths, small_scene.n_bands, 1.0, length_scale=500.0).numpy()
-    white, correlated = (initialize(known(small_scene), with_noise(small_scene, factor, 0.01))[0].evidence
-                         for factor in (np.eye(small_scene.n_bands), smooth))
-    assert white == 1.0 and 0 < correlated < 0.3
+SMOOTH = smooth_scale_tril(np.linspace(400, 2500, 30), 30, 1.0, length_scale=500.0).double().numpy()
+ONE_SHAPE = np.outer(np.sin(np.arange(30) / 2), np.eye(30)[0]) + 0.1 * np.eye(30)
+
+
+@pytest.mark.parametrize("factor, together, smooth, full", [
+    (np.eye(30), False, False, True), (SMOOTH, False, True, True), (SMOOTH, True, False, False), (ONE_SHAPE, False, False, False),
+], ids=["white", "smooth", "together", "one shape"])
+def test_noise_of_independent_pixels_is_full_evidence_and_its_bands_may_correlate(small_scene, factor, together, smooth, full):
+    """Where neighbours err together, or in one shape as a missing endmember would, no likelihood of many pixels is believed."""
+    scene = with_noise(small_scene, factor, 0.01)
+    if together:
+        endmembers, _ = truth(small_scene)
+        clean = small_scene.reference.abundances.values @ endmembers
+        noise = ndimage.gaussian_filter(scene.reflectance.values - clean, (1, 1, 0))
+        scene = Scene(clean + 0.01 * noise / noise.std(), wavelengths=scene.wavelengths,
+                      endmembers=scene.reference.endmembers.values, abundances=scene.reference.abundances.values)
+    model, start = initialize(known(scene), scene)
+    assert (type(model.noise) is SmoothNoise) == smooth == (start.noise_correlation is not None)
+    assert model.evidence == 1.0 if full else 0 < model.evidence < 0.3
+    assert start.joint == full
 
 
 def test_parts_that_are_given_are_kept(small_scene):
@@ -396,7 +414,7 @@ def test_evidence_is_greatest_at_the_truth(brightness):
     middle = endmembers.mean(axis=0)
     moved = endmembers.copy()
     moved[0] = middle
-    best, concentration = _evidence(pixels, endmembers, brightness > 0.0, 0)
+    best, concentration = evidence_of(pixels, endmembers, brightness > 0.0, 0)
     others = [moved, middle + 0.8 * (endmembers - middle), middle + 1.3 * (endmembers - middle)]
-    assert all(_evidence(pixels, each, brightness > 0.0, 0)[0] < best - 0.1 for each in others)
+    assert all(evidence_of(pixels, each, brightness > 0.0, 0)[0] < best - 0.1 for each in others)
     assert (concentration > 0.1).all() and (concentration < 0.4).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pyro.distributions as dist
@@ -103,10 +104,9 @@ def test_the_way_is_that_of_the_model(refined, method):
     assert ("khat" in summary) == (method != "cut")
 
 
-def test_exact_draws_are_those_of_quadrature(fits, scene, monkeypatch):
+def test_exact_draws_are_those_of_quadrature(fits, scene):
     """Endmembers and noise known, Dirichlet(0.5, 2): 3000 draws a pixel. Negative control: another prior is told from it."""
-    monkeypatch.setattr(ways, "draw_shared", lambda *args, **options: known(scene))
-    summary = pu.refine(fits["exact"], scene, shared_draws=3, draws=3000, progress=False).summary()
+    summary = pu.refine(replace(fits["exact"], shared=known(scene)), scene, shared_draws=3, draws=3000, progress=False).summary()
     # Systematic resampling from four times as many weighted draws leaves at least half of them distinct.
     assert_agrees(of_first(summary, scene), quadrature(scene, (0.5, 2.0)), 3000, effective=0.5)
     with pytest.raises(AssertionError):
@@ -233,13 +233,12 @@ def test_draws_are_on_the_simplex_and_nan_outside_the_mask(refined, scene):
             np.testing.assert_array_equal(summary[name].isnull(), ~scene.mask.broadcast_like(summary[name]), err_msg=name)
 
 
-def test_draws_are_joint(fits, scene, monkeypatch):
+def test_draws_are_joint(fits, scene):
     """Where endmembers differ from draw to draw, those a draw brings along fit its abundances: others leave larger residuals."""
     shared = known(scene, 5)
     factors = torch.tensor([0.8, 0.9, 1.0, 1.1, 1.2], dtype=torch.float64)
     shared = Shared(factors[:, None, None] * shared.endmembers, shared.noise_scale, shared.concentration, None)
-    monkeypatch.setattr(ways, "draw_shared", lambda *args, **options: shared)
-    draws = pu.refine(fits["exact"], scene, shared_draws=5, draws=50, progress=False).draws(20)
+    draws = pu.refine(replace(fits["exact"], shared=shared), scene, shared_draws=5, draws=50, progress=False).draws(20)
     np.testing.assert_array_equal(draws.endmembers, shared.endmembers.repeat_interleave(4, dim=0))
 
     def residual(endmembers):
@@ -343,3 +342,15 @@ def test_broken_input(fits, scene, options):
 def test_another_scene_of_other_bands_is_refused(fits, scene):
     with pytest.raises(pu.InputError, match="the 16 bands"):
         pu.refine(fits["exact"], pu.Scene(scene.reflectance[..., :-1]), progress=False)
+
+
+def test_draws_of_the_fit_are_used_and_others_made_where_they_are_too_few(fits, scene, monkeypatch):
+    """Seven of those the fit has made, in their order; more than it has made are sampled anew."""
+    fit, sampled = fits["exact"], []
+    monkeypatch.setattr(ways, "draw_shared", lambda *args, n_draws, **options: sampled.append(n_draws) or known(scene, n_draws))
+    found = pu.refine(fit, scene, shared_draws=7, draws=70, progress=False).draws(7).endmembers
+    assert sampled == []
+    np.testing.assert_array_equal(found, fit.shared.endmembers[[0, 5, 11, 17, 22, 28, 34]])
+    pu.refine(fit, scene, shared_draws=41, draws=41, progress=False)
+    pu.refine(replace(fit, shared=None), scene, shared_draws=3, draws=9, progress=False)
+    assert sampled == [41, 3]

@@ -89,7 +89,8 @@ def test_config_is_plain_and_complete(fit, folder):
 
 def test_weights_are_plain_tensors(folder):
     state = torch.load(folder / "weights.pt", weights_only=True)
-    assert set(state) == {"model", "guide"} and all(torch.is_tensor(v) for part in state.values() for v in part.values())
+    assert set(state) == {"model", "guide", "shared"}
+    assert all(torch.is_tensor(value) or value is None for part in state.values() for value in part.values())
 
 
 def test_history_is_readable(fit, folder):

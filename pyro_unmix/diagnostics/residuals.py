@@ -11,18 +11,16 @@ import torch
 import xarray as xr
 from scipy import linalg
 
+from pyro_unmix.amplitude import spread
 from pyro_unmix.baselines.fcls import fcls, nnls
 from pyro_unmix.diagnostics.calibration import Array
 from pyro_unmix.errors import InputError
-from pyro_unmix.initialize import spread
 from pyro_unmix.metrics import spectral_angle
+from pyro_unmix.noise_structure import neighbour_correlation
 from pyro_unmix.numerics import one_thread
 from pyro_unmix.scene import Scene
-from pyro_unmix.subspace import effective_bands
+from pyro_unmix.subspace import effective_bands, noise_edge
 
-# What the largest eigenvalue of white noise, centred and scaled, passes in one scene of a thousand: the Tracy-Widom distribution,
-# Johnstone (2001), Annals of Statistics 29(2).
-_EDGE = 3.27
 # So many structures may be endmembers: correlations are measured without them.
 _FEW = 3
 # A pixel's chi-square rises by this without an endmember that it holds: five standard deviations.
@@ -174,8 +172,7 @@ class _Beyond(NamedTuple):
         n, p = coordinates.shape
         values, vectors = np.linalg.eigh(coordinates.T @ coordinates / n)
         values = np.maximum(values, 0.0)  # rounding
-        roots = np.sqrt(n - 1) + np.sqrt(p)
-        edge = (roots**2 + _EDGE * roots * (1 / np.sqrt(n - 1) + 1 / np.sqrt(p)) ** (1 / 3)) / n
+        edge = noise_edge(n, p)
         level = values.mean()
         while (lower := values[values <= edge * level].mean()) < level:
             level = lower
@@ -198,14 +195,7 @@ class _Beyond(NamedTuple):
 
     def pixel_correlation(self, use: np.ndarray) -> float:
         """Of what is left in pixels in use `(y, x)` that touch along a side."""
-        cube = np.zeros((*use.shape, self.coordinates.shape[1]))
-        cube[use] = self.left
-        power = (cube**2).sum(axis=2)
-        products = squares = 0.0
-        for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-            products += (cube[a] * cube[b]).sum()
-            squares += 0.5 * ((power[a] + power[b]) * (use[a] & use[b])).sum()
-        return float(products / max(squares, 1e-300))
+        return neighbour_correlation(self.left, use)
 
 
 def _look_beyond(pixels: np.ndarray, endmembers: np.ndarray, independent: bool) -> tuple[np.ndarray, float, _Beyond]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.likelihood import PixelLikelihood
+from pyro_unmix.likelihood import PixelLikelihood, noise_cholesky, whiten
 from pyro_unmix.numerics import one_thread
 from pyro_unmix.refine.concentration import draw_concentration, mean_log_abundance
 from pyro_unmix.refine.endmember_moves import EndmemberPrior, WhiteBands, dilate, rescale
@@ -55,6 +55,8 @@ def endmember_draws(
     start_brightness: Tensor | None,
     start_noise_scale: Tensor,
     brightness_scale: float | None,
+    amplitude_sd: float | None = None,
+    noise_correlation: Tensor | None = None,
     concentration: Tensor | None = None,
     n_draws: int = 20,
     burn_in: int = 1000,
@@ -63,8 +65,8 @@ def endmember_draws(
 ) -> GibbsDraws:
     """Draws of the endmembers and of what else pixels share, abundances and brightness integrated out.
 
-    Linear mixing; noise that is independent between bands, with a standard deviation of its own in each, and between pixels;
-    abundances that are Dirichlet and independent between pixels. The concentration of each endmember is learned: one that is
+    Linear mixing; noise that is independent between pixels, with a standard deviation of its own in each band; abundances that
+    are Dirichlet and independent between pixels. The concentration of each endmember is learned: one that is
     held at a wrong value moves the endmembers, by more than their draws tell. Endmembers do not change places, since each has
     a prior of its own.
 
@@ -80,6 +82,12 @@ def endmember_draws(
         `(n, K)` and `(n,)`. No brightness: None.
     start_noise_scale
         `(L,)`. The prior of a noise variance is worth one pixel of this scale (scaled inverse chi-square).
+    amplitude_sd
+        Prior standard deviation of the logarithm of each endmember's amplitude, where that is a parameter of its own and the rest
+        of the prior that of its shape; needs brightness. None: the prior says all there is of the amplitude.
+    noise_correlation
+        `(L, L)`: lower Cholesky factor of the correlation of the noise between bands. It is kept, and so are the scales but for
+        one factor to all of them. None: bands are independent, and every scale is learned.
     brightness_scale
         Standard deviation of the logarithm of brightness, to start from; as a prior it is worth one pixel. None: brightness
         is one.
@@ -101,9 +109,10 @@ def endmember_draws(
     if concentration is not None and not (concentration.shape == prior_mean.shape[:1] and (concentration > 0).all()):
         raise InputError(f"{len(prior_mean)} positive concentrations", f"{concentration.tolist()}")
     chain = _Chain(
-        pixels.double(), EndmemberPrior.of(prior_mean, prior_scale_tril), start_abundances.double(),
+        pixels.double(), EndmemberPrior.of(prior_mean, prior_scale_tril, amplitude_sd), start_abundances.double(),
         None if start_brightness is None else start_brightness.double(), start_noise_scale.double(),
-        None if brightness_scale is None else torch.tensor(brightness_scale, dtype=torch.float64), concentration)
+        None if brightness_scale is None else torch.tensor(brightness_scale, dtype=torch.float64), concentration,
+        None if noise_correlation is None else noise_correlation.double())
     draws: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
     for step in range(1, burn_in + n_draws * thin + 1):
         chain.step()
@@ -120,15 +129,17 @@ class _Chain:
     """The state of the sampler; `step` leaves the joint posterior as it is."""
 
     def __init__(self, pixels: Tensor, prior: EndmemberPrior, abundances: Tensor, brightness: Tensor | None,
-                 noise_scale: Tensor, brightness_scale: Tensor | None, concentration: Tensor | None):
+                 noise_scale: Tensor, brightness_scale: Tensor | None, concentration: Tensor | None,
+                 noise_correlation: Tensor | None = None):
         self.pixels, self.prior = pixels, prior
         self.prior_noise_scale, self.prior_brightness_scale = noise_scale, brightness_scale
         even = (1.0 - _EVEN) * abundances.clamp_min(FLOOR) + _EVEN / abundances.shape[1]
         self.x = even if brightness is None else brightness.clamp_min(FLOOR)[:, None] * even
         self.endmembers, self.noise_scale, self.brightness_scale = prior.mean, noise_scale, brightness_scale
+        self.noise_correlation = noise_correlation
         self.learns_concentration = concentration is None
         self.concentration = torch.ones_like(prior.sd) if concentration is None else concentration.double()
-        self.white = WhiteBands.of(pixels, prior, noise_scale)
+        self.white = WhiteBands.of(pixels, prior, noise_cholesky(noise_scale, noise_correlation))
         self.steps = 0
 
     def step(self) -> None:
@@ -136,19 +147,25 @@ class _Chain:
         unit = torch.ones_like(self.noise_scale)
         likelihood = PixelLikelihood.of(self.white.pixels, self.endmembers @ self.white.into, unit)
         self.x = move(self.x, likelihood, self.concentration, self.brightness_scale)
-        self.endmembers = self.white.draw_endmembers(self.x, self.prior.sd) @ self.white.back
+        self.endmembers = self.white.draw_endmembers(self.x, self.prior) @ self.white.back
         for k in range(len(self.endmembers)):
             self._dilate(k)
         if self.brightness_scale is not None:
-            self.x, self.endmembers = rescale(self.x, self.endmembers, self.prior, self.brightness_scale)
+            self.x, self.endmembers, self.prior = rescale(self.x, self.endmembers, self.prior, self.brightness_scale)
         if self.learns_concentration:
             self.concentration = draw_concentration(self.concentration, mean_log_abundance(self.x), len(self.x))
         if self.prior_brightness_scale is not None:
             self.brightness_scale = _draw_scale(self.prior_brightness_scale, self.x.sum(dim=1).log())
         if self.steps % _NOISE_EVERY == 0:
-            self.noise_scale = _draw_scale(self.prior_noise_scale, self.pixels - self.x @ self.endmembers)
-            self.white = WhiteBands.of(self.pixels, self.prior, self.noise_scale)
+            self.noise_scale = self._draw_noise_scale(self.pixels - self.x @ self.endmembers)
+            self.white = WhiteBands.of(self.pixels, self.prior, noise_cholesky(self.noise_scale, self.noise_correlation))
         self.steps += 1
+
+    def _draw_noise_scale(self, residuals: Tensor) -> Tensor:
+        if self.noise_correlation is None:
+            return _draw_scale(self.prior_noise_scale, residuals)
+        white = whiten(residuals, noise_cholesky(self.prior_noise_scale, self.noise_correlation))
+        return self.prior_noise_scale * _draw_scale(torch.ones((), dtype=white.dtype), white.flatten())
 
     def _dilate(self, k: int) -> None:
         """About another endmember at random, and about zero where brightness varies."""
@@ -157,8 +174,8 @@ class _Chain:
         if self.brightness_scale is not None:
             abouts.append(None)
         for about in abouts:
-            self.x, self.endmembers = dilate(self.x, self.endmembers, k, about, self.prior, self.concentration,
-                                             self.brightness_scale)
+            self.x, self.endmembers, self.prior = dilate(self.x, self.endmembers, k, about, self.prior, self.concentration,
+                                                         self.brightness_scale)
 
 
 def _draw_scale(prior_scale: Tensor, residuals: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def test_endmembers_given_all_else_are_those_of_the_dense_posterior(n_endmembers
     white = WhiteBands.of(pixels, prior, noise)
     noises = iter(torch.cat([torch.zeros(1, len(mean)), torch.eye(len(mean))]).double().reshape(-1, n_endmembers, n_bands))
     monkeypatch.setattr(torch, "randn_like", lambda like: next(noises))
-    found, *images = ((white.draw_endmembers(x, prior.sd) @ white.back).flatten() for _ in range(len(mean) + 1))
+    found, *images = ((white.draw_endmembers(x, prior) @ white.back).flatten() for _ in range(len(mean) + 1))
     images = torch.stack(images) - found
     torch.testing.assert_close(found, mean)
     torch.testing.assert_close(images.T @ images, torch.linalg.inv(precision))
@@ -61,7 +61,7 @@ def test_dilations_keep_mixtures_and_go_both_ways_alike(about, monkeypatch):
         x = (brightness_scale * torch.randn(8, 1, dtype=torch.float64)).exp() * dirichlet(concentration, 8)
         moved, endmembers = x, before
         for _ in range(10):
-            moved, endmembers = dilate(moved, endmembers, 0, about, prior, concentration, brightness_scale)
+            moved, endmembers, _ = dilate(moved, endmembers, 0, about, prior, concentration, brightness_scale)
         torch.testing.assert_close(moved @ endmembers, x @ before)
         assert (moved > 0).all() and torch.equal(endmembers[1:], before[1:])
         found.append(float((x[0, 0] / moved[0, 0]).log()))

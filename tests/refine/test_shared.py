@@ -12,7 +12,7 @@ from torch import nn
 
 import pyro_unmix as pu
 from pyro_unmix.initialize import informed_endmembers
-from pyro_unmix.noise import DiagonalNoise, SmoothNoise
+from pyro_unmix.noise import DiagonalNoise, LowRankNoise, SmoothNoise
 from pyro_unmix.numerics import seeded
 from pyro_unmix.priors import Dirichlet, MVNEndmembers, smooth_scale_tril
 from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
@@ -46,7 +46,7 @@ def test_shapes_seeds_and_steps(brightness):
     one, again, other = (drawn(scene, prior, seed, n_draws=5, steps=25, on_step=lambda: steps.append(1)) for seed in (0, 0, 1))
     assert len(one) == 5 and len(steps) == 3 * 25
     shapes = [None if part is None else tuple(part.shape) for part in one]
-    assert shapes == [(5, K, L), (5, L), (5, K), (5,) if brightness else None]
+    assert shapes == [(5, K, L), (5, L), (5, K), (5,) if brightness else None, None]
     for part, twin, stranger in zip(one, again, other, strict=True):
         if part is not None:
             assert part.dtype == torch.float64 and torch.isfinite(part).all()
@@ -127,7 +127,8 @@ KERNELS = torch.stack([smooth_scale_tril(None, L, 0.1, length_scale=length) for 
     ({"endmembers": MVNEndmembers(torch.rand(K, L), KERNELS)}, False),
     ({"endmembers": lambda k, n_bands: dist.Normal(torch.full((k, n_bands), 0.5), 0.2).to_event(2)}, False),
     ({"abundances": dist.Dirichlet(torch.ones(K))}, False), ({"abundances": lambda k: dist.Dirichlet(torch.ones(k))}, False),
-    ({"noise": SmoothNoise()}, False), ({"noise": OwnNoise()}, False), ({"mixing": Bent()}, False),
+    ({"noise": SmoothNoise()}, True),
+    ({"noise": LowRankNoise(loadings=torch.rand(2, L))}, True), ({"noise": OwnNoise()}, False), ({"mixing": Bent()}, False),
 ])
 def test_which_models_have_exact_draws(parts, exact):
     scene, prior = made(shape=(6, 7))

@@ -10,7 +10,7 @@ from pyro_unmix.errors import InputError
 from pyro_unmix.likelihood import PixelLikelihood
 from pyro_unmix.noise import DiagonalNoise, LowRankNoise, SmoothNoise, smooth_correlation
 from pyro_unmix.numerics import seeded
-from pyro_unmix.refine.residual_noise import _factors, _residuals, _stationary, noise_of_residuals
+from pyro_unmix.residual_noise import _factors, _residuals, _stationary, noise_of_residuals
 from pyro_unmix.simulate import absorption_spectra
 
 K, L = 3, 60

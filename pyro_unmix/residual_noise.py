@@ -177,7 +177,9 @@ def _checked(
 
 
 def _double(array: np.ndarray | Tensor) -> Tensor:
-    return torch.as_tensor(np.array(array.detach().cpu() if isinstance(array, Tensor) else array, dtype=np.float64))
+    if isinstance(array, Tensor):
+        return array.detach().cpu().to(torch.float64, copy=True)
+    return torch.as_tensor(np.array(array, dtype=np.float64))
 
 
 def _residuals(pixels: Tensor, endmembers: Tensor, wavelengths: Tensor | None) -> _Residuals:
