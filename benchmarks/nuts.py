@@ -13,10 +13,9 @@ import torch
 
 import pyro_unmix as pu
 from benchmarks.__main__ import seconds
-from benchmarks.calibration import N_BANDS, WAVELENGTHS, scene_of
+from benchmarks.calibration import N_BANDS, known, scenes_of
 from pyro_unmix.diagnostics import compare_to_nuts
 from pyro_unmix.likelihood import PixelLikelihood
-from pyro_unmix.priors import MVNEndmembers, smooth_scale_tril
 from pyro_unmix.refine.nuts import nuts_pixels
 from pyro_unmix.refine.sampling import draw
 
@@ -27,9 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pixels", type=int, default=64)
     n_pixels = parser.parse_args().pixels
-    scene, endmembers, _, noise_sd = scene_of("known", K, SNR_DB, False, 0)
-    sure = smooth_scale_tril(WAVELENGTHS, N_BANDS, 1e-4 * float(np.sqrt(np.mean(endmembers**2))))
-    model = pu.UnmixingModel(K, endmembers=MVNEndmembers(endmembers, sure.expand(K, -1, -1)), brightness="none")
+    scene, endmembers, _, noise_sd = scenes_of("known", K, SNR_DB, False, 0)[0]
+    model = pu.UnmixingModel(K, endmembers=known(endmembers), brightness="none")
     fit = pu.fit(model, scene, progress=False)
 
     pixels = torch.as_tensor(scene.pixels(), dtype=torch.float64)

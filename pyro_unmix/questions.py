@@ -109,8 +109,9 @@ def verdict(model: UnmixingModel, scene: Scene, maps: Maps, common: Common, prio
         found = checks(model, scene, maps, common)
     except InputError as error:
         return [Finding("best effort", f"Residuals could not be looked at: {error}.", "Intervals are a best effort.")]
+    restated = float((common.noise_scale / model.noise.scale).median())
     sds = {} if prior_sd is None else {"endmember_sd": common.endmember_sd.numpy(), "endmember_prior_sd": prior_sd.numpy()}
-    return findings(found, names=names, **sds)
+    return findings(found, names=names, noise_restated=restated, **sds)
 
 
 def spread_rows(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -47,7 +47,7 @@ class RefinedPosterior(Posterior):
         """Mean abundances over the pixels of a region.
 
         All pixels of a draw share its endmembers, so that their errors do not average out. The standard deviation is known to one
-        part in the square root of twice the number of shared draws: a sixth for 20.
+        part in the square root of twice the number of shared draws: a ninth for 40.
 
         Parameters
         ----------
@@ -93,7 +93,7 @@ class RefinedPosterior(Posterior):
 
 @one_thread()
 @torch.no_grad()
-def refine(fit: Fit, scene: Scene, *, shared_draws: int = 20, draws: int = 300, seed: int = 0,
+def refine(fit: Fit, scene: Scene, *, shared_draws: int = 40, draws: int = 300, seed: int = 0,
            progress: bool = True) -> RefinedPosterior:
     """The posterior of a scene from draws, as close to the exact one as the model allows.
 

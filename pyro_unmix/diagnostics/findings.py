@@ -12,7 +12,7 @@ from pyro_unmix.diagnostics.residuals import Checks
 from pyro_unmix.errors import InputError
 
 # Where findings begin. `findings` says how they were chosen.
-_NOISE_RATIO = 1.1
+_NOISE_RATIO, _NOISE_RESTATED = 1.1, 2.0
 _BAND_CORRELATION, _PIXEL_CORRELATION, _SIGNAL_CORRELATION = 0.1, 0.1, 0.2
 _FREED, _SCATTER = 2.0, 0.05
 _WORSE = 1.5
@@ -26,8 +26,8 @@ class Finding:
     """What was found about a posterior, in one plain sentence, and what to do.
 
     `name` is "bands correlated", "pixels correlated", "endmember missing", "noise too small", "noise too large",
-    "noise depends on signal", "brightness ignored", "abundances off", "endmember not needed" or "endmember not identified"; of
-    the last finding, "trusted" or "best effort".
+    "noise restated", "noise depends on signal", "brightness ignored", "abundances off", "endmember not needed" or
+    "endmember not identified"; of the last finding, "trusted" or "best effort".
     """
 
     name: str
@@ -38,8 +38,8 @@ class Finding:
         return f"{self.what} {self.advice}"
 
 
-def findings(checks: Checks, *, endmember_sd: Array | None = None, endmember_prior_sd: Array | None = None,
-             names: Sequence[str] | None = None) -> list[Finding]:
+def findings(checks: Checks, *, noise_restated: float | None = None, endmember_sd: Array | None = None,
+             endmember_prior_sd: Array | None = None, names: Sequence[str] | None = None) -> list[Finding]:
     """What is wrong with an unmixing, what to mend first, and last whether its intervals can be trusted.
 
     Where findings begin was chosen on simulated scenes with the true endmembers and least-squares abundances, and counted on
@@ -53,9 +53,11 @@ def findings(checks: Checks, *, endmember_sd: Array | None = None, endmember_pri
     ----------
     checks
         From `check_residuals`.
+    noise_restated
+        How many times as large as it was stated to be the noise is that was learned. None: it was not stated.
     endmember_sd, endmember_prior_sd
         `(K, L)`: standard deviations of the endmembers, after the scene was seen and before. None: not looked at, as where the
-        endmembers are held on purpose.
+        endmembers are held on purpose. An infinite one before: the spectrum is known, and the scene need not show it.
     names
         `(K,)`, of the endmembers.
 
@@ -78,7 +80,7 @@ def findings(checks: Checks, *, endmember_sd: Array | None = None, endmember_pri
         last = Finding("trusted", "The residuals are white and as large as the noise that is claimed.",
                        "Intervals can be trusted, given the endmembers: an error of theirs within the space that they span "
                        "leaves no trace in residuals.")
-    return [*wrong, *_endmember_findings(checks, names, sds), last]
+    return [*wrong, *_restated(noise_restated), *_endmember_findings(checks, names, sds), last]
 
 
 def _noise_findings(checks: Checks) -> Iterator[Finding]:
@@ -111,6 +113,12 @@ def _noise_findings(checks: Checks) -> Iterator[Finding]:
                       "depend on the signal, or look at the map of chi-square.")
 
 
+def _restated(ratio: float | None) -> Iterator[Finding]:
+    if ratio is not None and abs(np.log(ratio)) > np.log(_NOISE_RESTATED):
+        yield Finding("noise restated", f"The noise that pixels show is {ratio:.2f} times what it was stated to be.",
+                      "Intervals go by what they show: nothing needs to be done, but look where the statement came from.")
+
+
 def _correlated(checks: Checks) -> bool:
     """Whether residuals err together, so that one direction more than white noise has says nothing about endmembers."""
     return checks.band_correlation > _BAND_CORRELATION or checks.pixel_correlation > _PIXEL_CORRELATION
@@ -139,7 +147,8 @@ def _endmember_findings(checks: Checks, names: list[str], sds: list[np.ndarray])
                           f"The scene fits as well without {name}, whose nearest is {names[near]}, {angles[near]:.3f} rad away.",
                           "Try one endmember fewer: the abundances of this one, and of its nearest, mean little.")
     learned = sds[0].mean(axis=1) < _LEARNED * sds[1].mean(axis=1) if sds else np.ones(len(names), bool)
-    for name, purity, did in zip(names, checks.purity, learned, strict=True):
+    unknown = ~np.isinf(sds[1]).all(axis=1) if sds else np.ones(len(names), bool)
+    for name, purity, did in zip(np.compress(unknown, names), checks.purity[unknown], learned[unknown], strict=True):
         reasons = ([] if did else ["its prior was not narrowed"]) + (
             [f"no pixel holds more than {100 * purity:.0f} % of it"] if purity < _PURE else [])
         if reasons:
