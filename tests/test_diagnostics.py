@@ -235,6 +235,19 @@ def test_endmember_that_is_not_shown():
     found = findings(checks, endmember_sd=sds, endmember_prior_sd=prior)
     assert [each.what for each in found[:-1]] == ["The scene does not show endmember 3: its prior was not narrowed."]
     assert found[-1].name == "trusted" and str(found[-1]).startswith("The residuals are white")
+    prior[[1, 2]] = np.inf  # known: neither its purity nor its prior is asked for
+    mixed = dataclasses.replace(checks, purity=np.array([0.9, 0.4, 0.4, 0.4]))
+    found = findings(mixed, endmember_sd=sds, endmember_prior_sd=prior)
+    assert [each.what for each in found[:-1]] == ["The scene does not show endmember 4: no pixel holds more than 40 % of it."]
+
+
+@pytest.mark.parametrize("ratio, said", [(3.0, True), (1 / 3, True), (1.5, False), (1.0, False), (None, False)])
+def test_noise_that_is_not_what_it_was_stated_to_be(ratio, said):
+    """It is learned, so that intervals can be trusted all the same."""
+    found = findings(check_residuals(*case("correct", 11)), noise_restated=ratio)
+    assert [each.name for each in found] == ["noise restated"] * said + ["trusted"]
+    if said:
+        assert f"{ratio:.2f} times what it was stated" in found[0].what
 
 
 def test_chi_square_is_calibrated():

@@ -93,6 +93,19 @@ def test_weights_are_plain_tensors(folder):
     assert all(torch.is_tensor(value) or value is None for part in state.values() for value in part.values())
 
 
+def test_draws_of_what_pixels_share_come_back(fit, scene, folder):
+    """Refined from them, a loaded fit says the same; one saved without them loads too, and makes them anew."""
+    loaded = pu.load_fit(folder)
+    for part, twin in zip(loaded.shared, fit.shared, strict=True):
+        assert part is twin is None or torch.equal(part, twin)
+    one, other = (pu.refine(each, scene, shared_draws=4, draws=8, progress=False).draws(8) for each in (loaded, fit))
+    xr.testing.assert_identical(one, other)
+    state = torch.load(folder / "weights.pt", weights_only=True)
+    del state["shared"]
+    torch.save(state, folder / "weights.pt")
+    assert pu.load_fit(folder).shared is None
+
+
 def test_history_is_readable(fit, folder):
     pd.testing.assert_frame_equal(pd.read_csv(folder / "history.csv"), fit.history)
 
@@ -131,7 +144,7 @@ def test_loaded_fit_draws_the_same(scene, known, tmp_path, parts):
 ], ids=["smooth", "smooth over wavelengths", "low rank", "low rank of known scale"])
 def test_correlated_noise_comes_back(scene, known, tmp_path, made):
     model = pu.UnmixingModel(K, endmembers=known, noise=made)
-    config = pu.FitConfig(svi_steps=3, calibration_steps=2, tile_size=8, device="cpu")
+    config = pu.FitConfig(svi_steps=3, calibration_steps=2, sampling_steps=40, tile_size=8, device="cpu")
     fit = pu.fit(model, scene, guide="mlp", config=config, seed=5, progress=False)
     loaded = pu.load_fit(save_fit(tmp_path, fit))
     kept, again = fit.model.noise, loaded.model.noise
@@ -139,6 +152,7 @@ def test_correlated_noise_comes_back(scene, known, tmp_path, made):
     assert again.settings == kept.settings == made.settings | {"floor": kept.settings["floor"]}
     scale = fit.guide.noise().mean.detach()
     covariances = [each.likelihood(torch.zeros(L), scale).covariance_matrix for each in (again, kept)]
+    assert fit.guide.noise.correlation is not None and fit.shared.noise_correlation is not None
     assert torch.equal(*covariances) and not torch.equal(covariances[0], covariances[0].diagonal().diag())
     for name, value in made.state_dict().items():
         assert name == "scale" or torch.equal(again.state_dict()[name].nan_to_num(-1), value.nan_to_num(-1)), name

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from pyro_unmix.errors import InputError
+from pyro_unmix.likelihood import noise_cholesky, whiten
 from pyro_unmix.metrics import spectral_angle
 from pyro_unmix.numerics import seeded
 from pyro_unmix.priors import smooth_scale_tril
@@ -29,15 +30,19 @@ def dirichlet(concentration, n):
     return torch.distributions.Dirichlet(concentration).sample((n,)).clamp_min(1e-100)
 
 
+@pytest.mark.parametrize("correlated", [False, True])
 @pytest.mark.parametrize("n_endmembers", [2, 3])
-def test_endmembers_given_all_else_are_those_of_the_dense_posterior(n_endmembers, monkeypatch):
+def test_endmembers_given_all_else_are_those_of_the_dense_posterior(n_endmembers, correlated, monkeypatch):
     """Mean, and covariance as the images of unit noises, against a system of as many unknowns as endmembers times bands."""
     n_bands, n = 5, 7
     prior, noise = prior_of(n_endmembers, n_bands), 0.05 + torch.rand(n_bands, dtype=torch.float64)
     x, pixels = torch.rand(n, n_endmembers, dtype=torch.float64), torch.rand(n, n_bands, dtype=torch.float64)
-    precision = torch.kron(x.T @ x, noise.square().reciprocal().diag()) \
+    if correlated:
+        noise = noise[:, None] * torch.linalg.cholesky(torch.eye(n_bands).double() + 0.5)
+    inverse = noise.square().reciprocal().diag() if noise.ndim == 1 else torch.cholesky_inverse(noise)
+    precision = torch.kron(x.T @ x, inverse.contiguous()) \
         + torch.kron(prior.sd.square().reciprocal().diag(), prior.precision.contiguous())
-    pull = (x.T @ pixels) / noise.square() + (prior.mean @ prior.precision) / prior.sd.square()[:, None]
+    pull = (x.T @ pixels) @ inverse + (prior.mean @ prior.precision) / prior.sd.square()[:, None]
     mean = torch.linalg.solve(precision, pull.flatten())
 
     white = WhiteBands.of(pixels, prior, noise)
@@ -70,7 +75,8 @@ def test_dilations_keep_mixtures_and_go_both_ways_alike(about, monkeypatch):
 
 
 @cache
-def scores_of_the_joint_distribution(brightness_scale, wrong_noise=1.0, replications=200, steps=9):
+def scores_of_the_joint_distribution(brightness_scale, wrong_noise=1.0, amplitude_sd=None, correlated=False, replications=200,
+                                     steps=9):
     """Probabilities that draws from the prior are as far from it as what the chain makes of them, by site.
 
     Everything is drawn from the prior, pixels given that, then the chain goes some steps from there given the pixels: Geweke
@@ -79,51 +85,63 @@ def scores_of_the_joint_distribution(brightness_scale, wrong_noise=1.0, replicat
     n, n_endmembers, n_bands = 6, 3, 8
     with seeded(0):
         prior, prior_noise = prior_of(n_endmembers, n_bands), torch.full((n_bands,), 0.1, dtype=torch.float64)
-        root, found = torch.linalg.cholesky(prior.kernel), {}
+        root, found, centre = torch.linalg.cholesky(prior.kernel), {}, prior
+        correlation = torch.linalg.cholesky(0.5 * torch.eye(n_bands).double() + 0.5) if correlated else None
         for _ in range(replications):
+            prior = centre
+            if amplitude_sd is not None:
+                prior = prior._replace(amplitude_sd=amplitude_sd, log_amplitude=torch.zeros(n_endmembers).double())
+                prior = prior.scaled(amplitude_sd * torch.randn(n_endmembers, dtype=torch.float64))
             unit = torch.randn(n_endmembers, n_bands, dtype=torch.float64)
             endmembers = prior.mean + prior.sd[:, None] * unit @ root.T
             log = stats.truncnorm.ppf(torch.rand(n_endmembers), np.log(LEAST), np.log(MOST))
             concentration = torch.as_tensor(np.exp(log), dtype=torch.float64)
-            noise_scale = prior_noise / torch.randn(n_bands, dtype=torch.float64).abs()
+            noise_scale = prior_noise / torch.randn(1 if correlated else n_bands, dtype=torch.float64).abs()
             x = dirichlet(concentration, n)
             brightness = None
             if brightness_scale is not None:
                 brightness = brightness_scale / torch.randn((), dtype=torch.float64).abs()
                 x = (brightness * torch.randn(n, 1, dtype=torch.float64)).exp() * x
-            pixels = x @ endmembers + noise_scale * torch.randn(n, n_bands, dtype=torch.float64)
+            cholesky = noise_cholesky(noise_scale, correlation)
+            noise = torch.randn(n, n_bands, dtype=torch.float64)
+            pixels = x @ endmembers + (noise @ cholesky.T if correlated else noise * cholesky)
 
             prior_brightness = None if brightness is None else torch.tensor(brightness_scale)
-            chain = _Chain(pixels, prior, x, None, prior_noise, prior_brightness, None)
+            chain = _Chain(pixels, prior, x, None, prior_noise, prior_brightness, None, correlation)
             chain.x, chain.endmembers, chain.concentration, chain.brightness_scale = x, endmembers, concentration, brightness
-            chain.noise_scale = wrong_noise * noise_scale
-            chain.white = WhiteBands.of(pixels, prior, chain.noise_scale)
+            chain.noise_scale = (wrong_noise * noise_scale).expand(n_bands)
+            chain.white = WhiteBands.of(pixels, prior, noise_cholesky(chain.noise_scale, correlation))
             chain.steps = 0 if wrong_noise == 1.0 else 1  # from 1 on, no noise is drawn
             for _ in range(steps):
                 chain.step()
             residuals = pixels - chain.x @ chain.endmembers
-            whitened = torch.linalg.solve_triangular(root, ((chain.endmembers - prior.mean) / prior.sd[:, None]).T, upper=False)
+            standing = (chain.endmembers - chain.prior.mean) / chain.prior.sd[:, None]
+            whitened = torch.linalg.solve_triangular(root, standing.T, upper=False)
+            residuals = whiten(residuals, noise_cholesky(chain.noise_scale, correlation))
             own, total = chain.concentration[0], chain.concentration.sum()
             values = {
                 "endmembers": stats.norm.cdf(whitened.flatten()),
-                "residuals": stats.norm.cdf((residuals / chain.noise_scale).flatten()),
-                "fit": stats.chi2.cdf((residuals / chain.noise_scale).square().sum(), residuals.numel()),
-                "noise": 2 * stats.norm.cdf(prior_noise / chain.noise_scale) - 1,
+                "residuals": stats.norm.cdf(residuals.flatten()),
+                "fit": stats.chi2.cdf(residuals.square().sum(), residuals.numel()),
+                "noise": (2 * stats.norm.cdf(prior_noise / chain.noise_scale) - 1)[: len(noise_scale)],
                 "concentration": stats.truncnorm.cdf(chain.concentration.log(), np.log(LEAST), np.log(MOST)),
                 "abundances": stats.beta.cdf(chain.x[:, 0] / chain.x.sum(dim=1), own, total - own),
             }
             if brightness is not None:
                 values["brightness"] = stats.norm.cdf(chain.x.sum(dim=1).log() / chain.brightness_scale)
                 values["brightness scale"] = 2 * stats.norm.cdf(brightness_scale / chain.brightness_scale) - 1
+            if amplitude_sd is not None:
+                values["amplitude"] = stats.norm.cdf(chain.prior.log_amplitude / amplitude_sd)
             for site, ranks in values.items():
                 found.setdefault(site, []).append(np.atleast_1d(ranks))
     return {site: stats.kstest(np.concatenate(ranks), "uniform").pvalue for site, ranks in found.items()}
 
 
-@pytest.mark.parametrize("brightness_scale", [None, 0.05])
-def test_the_joint_distribution_stays_as_it_is(brightness_scale):
-    """Of at most eight uniform scores one is below 1e-4 in one of 1200 runs."""
-    scores = scores_of_the_joint_distribution(brightness_scale)
+@pytest.mark.parametrize("brightness_scale, options", [
+    (None, {}), (0.05, {}), (0.01, {"amplitude_sd": 0.2}), (None, {"correlated": True})], ids=str)
+def test_the_joint_distribution_stays_as_it_is(brightness_scale, options):
+    """Of at most nine uniform scores one is below 1e-4 in one of 1100 runs."""
+    scores = scores_of_the_joint_distribution(brightness_scale, **options)
     assert min(scores.values()) > 1e-4, scores
 
 

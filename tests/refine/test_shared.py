@@ -63,6 +63,27 @@ def test_a_known_concentration_is_kept(concentration, expected):
     assert (found[True].std(dim=0) > 0).all()
 
 
+def test_noise_that_correlates_is_whitened():
+    """A noise four times as large that all bands share says nothing where it is known to: draws are as near as without it, while
+    taken for independent it moves the endmembers. Only one factor of the scales is learned."""
+    scene, prior = made()
+    random, factor = np.random.default_rng(0), np.linalg.cholesky(np.full((L, L), 0.95) + 0.05 * np.eye(L))
+    clean = scene.reference.abundances.values @ scene.reference.endmembers.values
+    noisy = pu.Scene(clean + 0.02 * random.standard_normal(clean.shape) @ factor.T)
+    truth = torch.as_tensor(scene.reference.endmembers.values, dtype=torch.float64)
+    wavelengths = 10.0 * np.arange(L)
+    noise = {"known": SmoothNoise(length_scale=1e4, share=0.95, wavelengths=wavelengths), "independent": DiagonalNoise()}
+    apart = {}
+    for name, each in noise.items():
+        model, start = pu.initialize(pu.UnmixingModel(K, endmembers=prior, brightness="none", noise=each), noisy)
+        with seeded(0):
+            shared = draw_shared(model, pu.UnmixingGuide("mlp").bind(start, exact=True), noisy, n_draws=30, steps=300)
+        apart[name] = (shared.endmembers.mean(dim=0) - truth).norm()
+        spread = (shared.noise_scale / shared.noise_scale[:, :1]).std(dim=0).max()
+        assert (spread < 1e-6) == (name == "known") == (shared.noise_correlation is not None)
+    assert apart["known"] < 0.7 * apart["independent"]
+
+
 def test_draws_are_around_the_truth():
     """500 pixels, 300 steps. Concentrations within a third, noise within a tenth, endmembers nearer than their prior and within
     the spread of their draws: 60 numbers, of which 90 % intervals hold at least 70 %."""
