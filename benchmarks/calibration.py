@@ -161,7 +161,7 @@ def main() -> None:
             print(kind, *cell, seed, f"{rows[-1].get('guide_cover_90', np.nan):.3f} {rows[-1]['refined_cover_90']:.3f}",
                   flush=True)
     table = pd.DataFrame(rows)
-    table["trusted"] = table["findings"].str.endswith("trusted").astype(float)
+    table["trusted"] = table["findings"].str.endswith("trusted").astype(float).where(table["findings"].notna())
     table = table.groupby(["kind", "k", "snr_db", "bright"]).mean(numeric_only=True).drop(columns=["seed", "scene"])
     print(table.dropna(axis=1, how="all").round(4).to_csv(sep="|"))
 

@@ -41,11 +41,11 @@ def smooth_noise(scene: Scene, n_endmembers: int) -> SmoothNoise | None:
     for _ in range(2):
         directions = _leading(whiten(pixels, cholesky), n_endmembers)
         span = directions * cholesky if cholesky.ndim == 1 else directions @ cholesky.T
-        noise = noise_of_residuals(pixels, span, wavelengths)[0]
-        if not isinstance(noise, SmoothNoise):
+        fitted = noise_of_residuals(pixels, span, wavelengths)[0]
+        if not isinstance(fitted, SmoothNoise):
             return None
-        cholesky = noise.cholesky(noise.scale.double())
-    return None if _has_structure(whiten(pixels, cholesky), n_endmembers) else noise
+        smooth, cholesky = fitted, fitted.cholesky(fitted.scale.double())
+    return None if _has_structure(whiten(pixels, cholesky), n_endmembers) else smooth
 
 
 def band_correlation(noise: BandNoise, scene: Scene, n_endmembers: int) -> Tensor | None:

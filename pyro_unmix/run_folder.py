@@ -59,7 +59,7 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
         config["evaluation"] = evaluation.to_dict()
     with atomic_path(folder / "weights.pt") as path:
         torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
-                    "shared": None if fit.shared is None else fit.shared._asdict()}, path)
+                    "shared": None if fit.shared is None else vars(fit.shared)}, path)
     with atomic_path(folder / "history.csv") as path:
         fit.history.to_csv(path, index=False)
     with atomic_path(folder / "config.json") as path:

@@ -163,7 +163,7 @@ class Trainer:
         """Keep the state of training; safe against being killed at any moment."""
         calibrating = self.stage == "calibrate"
         state = {"guide": self.guide.state_dict(), "source": self.source.state_dict() if calibrating else None,
-                 "shared": None if self.shared is None else self.shared._asdict(),
+                 "shared": None if self.shared is None else vars(self.shared),
                  "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
                  "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
                  "belongs_to": self._belongs_to()}

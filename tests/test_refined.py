@@ -117,7 +117,8 @@ def test_exact_draws_are_those_of_quadrature(fits, scene):
 def reweighted(fits, scene, n):
     """Of the model with a prior Dirichlet(2, 2), endmembers and noise known."""
     source = ways.Reweighted(fits["re-weighted"], 3, n)
-    source.endmembers, source.noise_scale = (each.float() for each in known(scene)[:2])
+    shared = known(scene)
+    source.endmembers, source.noise_scale = shared.endmembers.float(), shared.noise_scale.float()
     return pu.RefinedPosterior(fits["re-weighted"], scene, source)
 
 

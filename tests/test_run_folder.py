@@ -96,7 +96,7 @@ def test_weights_are_plain_tensors(folder):
 def test_draws_of_what_pixels_share_come_back(fit, scene, folder):
     """Refined from them, a loaded fit says the same; one saved without them loads too, and makes them anew."""
     loaded = pu.load_fit(folder)
-    for part, twin in zip(loaded.shared, fit.shared, strict=True):
+    for part, twin in zip(vars(loaded.shared).values(), vars(fit.shared).values(), strict=True):
         assert part is twin is None or torch.equal(part, twin)
     one, other = (pu.refine(each, scene, shared_draws=4, draws=8, progress=False).draws(8) for each in (loaded, fit))
     xr.testing.assert_identical(one, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ _BURN_IN = 0.2
 _AMPLITUDE_SD = 0.3
 
 
-class Shared(NamedTuple):
+@dataclass(frozen=True)
+class Shared:
     """Draws of what pixels share. Given one of them, pixels are independent of each other.
 
     Attributes
@@ -56,7 +57,9 @@ class Shared(NamedTuple):
     def spread(self, n_draws: int) -> Shared:
         """`n_draws` of these, as far apart in the chain as they go."""
         chosen = torch.arange(n_draws) * len(self) // n_draws
-        return Shared(*(None if each is None else each[chosen] for each in self[:-1]), self.noise_correlation)
+        scale = None if self.brightness_scale is None else self.brightness_scale[chosen]
+        return replace(self, endmembers=self.endmembers[chosen], noise_scale=self.noise_scale[chosen],
+                       concentration=self.concentration[chosen], brightness_scale=scale)
 
     def noise_cholesky(self, number: int) -> Tensor:
         """Of draw `number`: lower Cholesky factor `(L, L)` of the noise, or standard deviations `(L,)`."""

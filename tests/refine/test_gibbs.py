@@ -207,12 +207,12 @@ def test_shapes_and_seeds():
 
 @pytest.mark.parametrize("wrong", [
     {"n_draws": 0}, {"thin": 0}, {"burn_in": -1}, {"brightness_scale": None}, {"start_brightness": None},
-    {"pixels": torch.rand(5, 9)}, {"pixels": torch.full((5, 10), torch.nan)}, {"start_abundances": torch.rand(4, 3)},
+    {"pixels": torch.full((5, 9), 0.5)}, {"pixels": torch.full((5, 10), torch.nan)}, {"start_abundances": torch.full((4, 3), 0.3)},
     {"start_brightness": torch.ones(4)}, {"start_noise_scale": torch.ones(9)}, {"prior_scale_tril": torch.eye(9)},
     {"prior_scale_tril": torch.eye(10).expand(2, 10, 10)}, {"concentration": torch.ones(2)},
     {"concentration": torch.tensor([1.0, 0.0, 1.0])},
     {"prior_scale_tril": torch.stack([smooth_scale_tril(None, 10, 1.0, length_scale=length) for length in (50.0, 100.0, 200.0)])},
-], ids=str)
+], ids=lambda wrong: ", ".join(wrong))
 def test_arguments_that_make_no_sense_are_refused(wrong):
     with pytest.raises(InputError):
         endmember_draws(**(Drawn(0.2, n=5, n_bands=10).arguments | {"n_draws": 1, "burn_in": 0, "thin": 1} | wrong))

@@ -45,13 +45,13 @@ def test_shapes_seeds_and_steps(brightness):
     steps: list[int] = []
     one, again, other = (drawn(scene, prior, seed, n_draws=5, steps=25, on_step=lambda: steps.append(1)) for seed in (0, 0, 1))
     assert len(one) == 5 and len(steps) == 3 * 25
-    shapes = [None if part is None else tuple(part.shape) for part in one]
+    shapes = [None if part is None else tuple(part.shape) for part in vars(one).values()]
     assert shapes == [(5, K, L), (5, L), (5, K), (5,) if brightness else None, None]
-    for part, twin, stranger in zip(one, again, other, strict=True):
+    for part, twin, stranger in zip(*(vars(each).values() for each in (one, again, other)), strict=True):
         if part is not None:
             assert part.dtype == torch.float64 and torch.isfinite(part).all()
             assert torch.equal(part, twin) and not torch.equal(part, stranger)
-    assert all((part > 0).all() for part in one[1:] if part is not None)
+    assert all((part > 0).all() for name, part in vars(one).items() if name != "endmembers" and part is not None)
 
 
 @pytest.mark.parametrize("concentration, expected", [(0.5, [0.5] * K), ([0.3, 1.0, 2.0], [0.3, 1.0, 2.0])])
