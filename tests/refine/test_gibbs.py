@@ -207,7 +207,7 @@ def test_shapes_and_seeds():
 
 @pytest.mark.parametrize("wrong", [
     {"n_draws": 0}, {"thin": 0}, {"burn_in": -1}, {"brightness_scale": None}, {"start_brightness": None},
-    {"pixels": torch.full((5, 9), 0.5)}, {"pixels": torch.full((5, 10), torch.nan)}, {"start_abundances": torch.full((4, 3), 0.3)},
+    {"pixels": torch.full((5, 9), 0.5)}, {"pixels": torch.full((5, 10), torch.nan)}, {"start_abundances": torch.ones(4, 3)},
     {"start_brightness": torch.ones(4)}, {"start_noise_scale": torch.ones(9)}, {"prior_scale_tril": torch.eye(9)},
     {"prior_scale_tril": torch.eye(10).expand(2, 10, 10)}, {"concentration": torch.ones(2)},
     {"concentration": torch.tensor([1.0, 0.0, 1.0])},
