@@ -81,7 +81,7 @@ def is_exact(model: UnmixingModel) -> bool:
     return model.endmembers.of_one_kernel
 
 
-def draw_shared(model: UnmixingModel, guide: UnmixingGuide, scene: Scene, *, n_draws: int = 40, steps: int = 2500,
+def draw_shared(model: UnmixingModel, guide: UnmixingGuide, scene: Scene, *, n_draws: int = 40, steps: int = 1250,
                 on_step: Callable[[], None] | None = None) -> Shared:
     """Draws of endmembers, noise, concentrations and the scale of brightness, jointly with the pixels of a scene.
 
