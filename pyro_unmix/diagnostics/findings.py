@@ -45,8 +45,8 @@ def findings(checks: Checks, *, noise_restated: float | None = None, endmember_s
     Where findings begin was chosen on simulated scenes with the true endmembers and least-squares abundances, and counted on
     others: 400 correct ones (24 x 24 to 48 x 48 pixels, 50 to 100 bands, 4 and 6 endmembers, 20 to 40 dB, half of them with
     brightness) and 20 of every mistake in each of six such settings. In no correct scene was anything wrong with noise or
-    mixture; in one an endmember was not needed, in 20 one was not identified (no pixel was half of it, which was so). On 228 fits of
-    right models two were wrong about abundances, and of ten known endmembers some were not needed at 20 dB (8 fits). Every
+    mixture; in one an endmember was not needed, in 20 one was not identified (no pixel was half of it, which was so). On 228 fits
+    of right models two were wrong about abundances, and of ten known endmembers some were not needed at 20 dB (8 fits). Every
     mistake was found in every scene: noise three times too small or too large, an endmember left out, brightness of 25 % ignored,
     noise that correlates between bands (.7) or pixels (.6) or grows with the signal. Noise less than 10 % off goes unmentioned.
 
