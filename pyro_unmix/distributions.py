@@ -15,6 +15,7 @@ from torch.quasirandom import SobolEngine
 
 _ONE = torch.Size()
 _QUASI_DRAWS, _DRAWS = 256, 1000
+_FEW_DRAWS = 8
 # Pixels whose draws are worked on at a time.
 _PIXELS = 512
 # Of the simplex, when all of it has been given away, and of every draw: keeps densities and gradients finite.
@@ -180,6 +181,14 @@ def marginals(q: TorchDistributionMixin, levels: Sequence[float]) -> Marginals:
     else:
         draws = q.sample(torch.Size([_DRAWS]))
     return Marginals(draws.mean(0), draws.std(0), torch.quantile(draws, torch.tensor(levels).to(draws), dim=0))
+
+
+def mean_of(q: TorchDistributionMixin) -> Tensor:
+    """The mean of a distribution, with its gradient: in closed form, or of a few draws where there is none."""
+    try:
+        return q.mean
+    except NotImplementedError:
+        return q.rsample(torch.Size([_FEW_DRAWS])).mean(dim=0)
 
 
 def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:

@@ -202,20 +202,25 @@ def fit(
         if resume:
             trainer.restore()
         trainer.run()
+    return finished(trainer, scene, names)
+
+
+def finished(trainer: Trainer, scene: Scene, names: list[str] | None) -> Fit:
+    """What a trainer has made; `scene` is the one it began with. Warns where training was interrupted."""
     if trainer.interrupted:
         warnings.warn(f"training was interrupted in stage '{trainer.stage}'; the result is what had been learned by then",
-                      UnmixWarning, stacklevel=2)
+                      UnmixWarning, stacklevel=3)
     return Fit(
         model=trainer.model.cpu(),
         guide=trainer.guide.cpu(),
         names=names,
         wavelengths=scene.wavelengths,
-        config=config,
-        seed=seed,
+        config=trainer.config,
+        seed=trainer.seed,
         scene_name=scene.name,
         history=pd.DataFrame(trainer.history, columns=_HISTORY),
         seconds=trainer.seconds,
-        calibrated=config.calibration_steps > 0 and not trainer.interrupted,
+        calibrated=trainer.config.calibration_steps > 0 and not trainer.interrupted,
         interrupted=trainer.interrupted,
         shared=trainer.shared,
     )

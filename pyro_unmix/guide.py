@@ -132,7 +132,8 @@ class UnmixingGuide(PyroModule):
     encoder
         "spacnn", "cnn", "mlp", or an `Encoder`.
     head
-        Distribution of the abundances given the features: "dirichlet", "logistic-normal", "simplex-normal", or a `Head`.
+        Distribution of the abundances given the features: "dirichlet", "logistic-normal", "simplex-normal", "softmax", or a
+        `Head`.
         "auto": "simplex-normal" where the exact posterior is to be learned from, else "dirichlet".
 
     A guide made here is a plan. `bind` makes a trained copy's layers for one scene and leaves the plan as it is, so that one
@@ -198,14 +199,14 @@ class UnmixingGuide(PyroModule):
         self.noise.match(noise_scale)
         self.head.learn_prior(concentration.mean(dim=0).to(self.noise.loc))
 
-    def calibrate(self) -> None:
+    def calibrate(self, exact: bool) -> None:
         """From here on only q(abundances) and q(brightness) are to be trained, as far as the head says: what the scene has said
-        of the endmembers and the noise stays."""
+        of the endmembers and the noise stays. `exact`: on truth that the guide did not make."""
         self.requires_grad_(False)
         for part in (self.head, self.brightness):
             if part is not None:
                 part.requires_grad_(True)
-        self.encoder.requires_grad_(self.head.calibrate())
+        self.encoder.requires_grad_(self.head.calibrate(exact))
 
     def pixels(self, tiles: Tiles) -> tuple[TorchDistributionMixin, dist.LogNormal | None]:
         """q(abundances) and q(brightness) of the pixels that count, batch shape `(n_pixels,)`."""
@@ -221,10 +222,10 @@ class UnmixingGuide(PyroModule):
                              brightness=self.brightness is not None)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
-        """log q(abundances, brightness | tiles), `(n_pixels,)`."""
+        """log q(abundances, brightness | tiles), `(n_pixels,)`; without the brightness where it is None."""
         q_abundances, q_brightness = self.pixels(tiles)
         log_prob = q_abundances.log_prob(abundances)
-        return log_prob if q_brightness is None else log_prob + q_brightness.log_prob(brightness)
+        return log_prob if q_brightness is None or brightness is None else log_prob + q_brightness.log_prob(brightness)
 
     def forward(self, tiles: Tiles) -> None:
         pyro.sample("endmembers", self.endmembers().to_event(1))

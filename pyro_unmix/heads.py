@@ -17,6 +17,8 @@ from pyro_unmix.least_squares import LeastSquares
 
 # Added to every abundance of the estimate before its logarithm: less than any abundance that is told from zero.
 _LEAST_ABUNDANCE = 1e-4
+# Below it the divergence from a prior is no number in float32.
+_LEAST_CONCENTRATION = 1e-3
 # Of a calibrated Dirichlet.
 _LEAST_PRECISION = 10.0
 # From this concentration up a pole is taken for none.
@@ -47,8 +49,9 @@ class Head(nn.Module):
         """
         self.requires_grad_(False)
 
-    def calibrate(self) -> bool:
-        """Training on simulated pairs begins, with a gradient for every parameter of the head.
+    def calibrate(self, exact: bool) -> bool:
+        """Training on pairs of truth and spectra begins, with a gradient for every parameter of the head. `exact`: their truth is
+        drawn from nothing that the guide itself has said.
 
         Returns whether the features are to be trained too.
         """
@@ -94,11 +97,12 @@ class DirichletHead(Head):
     def hold(self) -> None:
         self.mean.requires_grad_(False)
 
-    def calibrate(self) -> bool:
-        """The means stay, and so do the features: only the precision is to be trained."""
-        self.hold()
+    def calibrate(self, exact: bool) -> bool:
+        """Where truth is drawn from the guide the means stay, and so do the features: only the precision is to be trained."""
         self.calibrated.fill_(True)
-        return False
+        if not exact:
+            self.hold()
+        return exact
 
     def forward(self, features: Tensor, estimate: LeastSquares) -> dist.Dirichlet:
         log_estimate = (estimate.abundances + _LEAST_ABUNDANCE).log()
@@ -179,8 +183,27 @@ class SimplexNormalHead(Head):
         return SimplexNormal(loc, slopes, scale.clamp_min(1e-5), order, poles)
 
 
-HEADS: dict[str, type[Head]] = {
-    "dirichlet": DirichletHead, "logistic-normal": LogisticNormalHead, "simplex-normal": SimplexNormalHead}
+class SoftmaxHead(Head):
+    """q(abundances) = Dirichlet(softmax(features)): concentrations that sum to one.
+
+    The literal parameterisation of Chitnis, Mantripragada and Qureshi (2023), arXiv 2311.10701. Nothing is known of a pixel but the
+    features, and the total concentration is one however sure the mean: a draw is nearly pure whatever the pixel is.
+    """
+
+    settings: dict = {}
+
+    def build(self, n_features: int, n_endmembers: int) -> None:
+        self.layer = nn.Linear(n_features, n_endmembers)
+
+    def hold(self) -> None:
+        """There is no least-squares estimate to stay at: all of it is trained."""
+
+    def forward(self, features: Tensor, estimate: LeastSquares) -> dist.Dirichlet:
+        return dist.Dirichlet(torch.softmax(self.layer(features), dim=-1).clamp_min(_LEAST_CONCENTRATION))
+
+
+HEADS: dict[str, type[Head]] = {"dirichlet": DirichletHead, "logistic-normal": LogisticNormalHead,
+                                "simplex-normal": SimplexNormalHead, "softmax": SoftmaxHead}
 
 
 class BrightnessHead(nn.Module):

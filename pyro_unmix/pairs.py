@@ -1,25 +1,43 @@
-"""Train a guide on simulated scenes, whose abundances are known."""
+"""Pairs of spectra and the abundances they were made from, for a guide to learn from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pyro_unmix.distributions import mean_of
+from pyro_unmix.errors import InputError
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.refine.shared import Shared
-from pyro_unmix.tiles import Tiles, Tiling
+from pyro_unmix.scene import Scene
+from pyro_unmix.tiles import Tiles, Tiling, whole
 
 # Batches of tiles that a guide learns from, the exact draws of each, and weighted draws for every one of these.
 _BATCHES, _MAPS, _SPARE = 20, 10, 4
 # No abundance is zero in float32, where it has no logarithm.
 _LEAST = 1e-30
+# Seeds of simulated scenes are drawn below this.
+_SEEDS = 2**31
+
+# Tiles, and the abundances `(n_pixels, n_endmembers)` and brightness `(n_pixels,)` (or None) of the pixels that count.
+Pairs = tuple[Tiles, Tensor, Tensor | None]
+
+
+def pairs_loss(guide: UnmixingGuide, pairs: Pairs, mse_weight: float = 0.0) -> Tensor:
+    """-log q(truth | spectra), mean over pixels, and `mse_weight` times the mean squared error of the mean abundances."""
+    tiles, abundances, _ = pairs
+    loss = -guide.log_prob(*pairs).mean()
+    if mse_weight:
+        loss = loss + mse_weight * (mean_of(guide.pixels(tiles)[0]) - abundances).square().mean()
+    return loss
 
 
 @torch.no_grad()
-def simulated(model: UnmixingModel, guide: UnmixingGuide, tiles: Tiles) -> tuple[Tiles, Tensor, Tensor | None]:
+def simulated(model: UnmixingModel, guide: UnmixingGuide, tiles: Tiles) -> Pairs:
     """Tiles made by a fitted model, with the truth they were made from.
 
     Abundances and brightness are drawn from the guide on the real tiles, so that they vary over space and materials as in
@@ -69,7 +87,7 @@ class PosteriorScenes:
         return tiles, number, drawn.abundances.to(pixels).clamp_min(_LEAST), brightness
 
     @torch.no_grad()
-    def __call__(self) -> tuple[Tiles, Tensor, Tensor | None]:
+    def __call__(self) -> Pairs:
         """As `simulated`."""
         tiles, number, abundances, brightness = self.batches[int(torch.randint(len(self.batches), ()))]
         chosen = int(torch.randint(_MAPS, ()))
@@ -80,11 +98,51 @@ class PosteriorScenes:
         return _remade(tiles, mean + noise, abundances, brightness)
 
 
+class SimulatedScenes:
+    """Endlessly many scenes with their truth, a new one in every call.
+
+    Parameters
+    ----------
+    make
+        From a seed to a scene whose reference holds `abundances` and, where it varies, `brightness` `(y, x)`.
+    n_endmembers, n_bands
+        What the scenes must have.
+    device
+        Where the tiles go.
+    """
+
+    def __init__(self, make: Callable[[int], Scene], n_endmembers: int, n_bands: int, device: torch.device | str = "cpu"):
+        self.make, self.n_endmembers, self.n_bands, self.device = make, n_endmembers, n_bands, device
+
+    def check(self, scene: Scene) -> None:
+        """Raise `InputError` where a scene has no truth, or another number of endmembers or bands."""
+        truth = None if scene.reference is None else scene.reference.get("abundances")
+        if truth is None or truth.shape[2] != self.n_endmembers or scene.n_bands != self.n_bands:
+            raise InputError(f"simulated scenes with {self.n_bands} bands and the abundances of {self.n_endmembers} endmembers",
+                             f"{scene}")
+
+    def abundances(self, n_scenes: int) -> Tensor:
+        """Of all pixels of `n_scenes` scenes, `(n, n_endmembers)`."""
+        return torch.cat([self()[1].cpu() for _ in range(n_scenes)])
+
+    def __call__(self) -> Pairs:
+        """One scene, whole, of a seed that torch's generator gives; refused as by `check`."""
+        scene = self.make(int(torch.randint(_SEEDS, ())))
+        self.check(scene)
+        assert scene.reference is not None
+        use = scene.mask.values
+        abundances, brightness = (None if each is None else torch.as_tensor(each.values[use], dtype=torch.float32).to(self.device)
+                                  for each in (scene.reference["abundances"], scene.reference.get("brightness")))
+        assert abundances is not None
+        abundances = abundances.clamp_min(_LEAST)
+        return whole(scene, self.device), abundances / abundances.sum(dim=1, keepdim=True), brightness
+
+
 def _lit(mean: Tensor, brightness: Tensor | None) -> Tensor:
     return mean if brightness is None else brightness[:, None] * mean
 
 
-def _remade(tiles: Tiles, spectra: Tensor, abundances: Tensor, brightness: Tensor | None) -> tuple[Tiles, Tensor, Tensor | None]:
+def _remade(tiles: Tiles, spectra: Tensor, abundances: Tensor, brightness: Tensor | None) -> Pairs:
     """The tiles with these `spectra` of all valid pixels, and the truth of those that count."""
     reflectance = torch.zeros_like(tiles.reflectance).movedim(1, -1)
     reflectance[tiles.valid] = spectra

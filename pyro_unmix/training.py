@@ -27,24 +27,30 @@ from pyro_unmix.io.files import atomic_path
 from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import seeded
+from pyro_unmix.pairs import Pairs, PosteriorScenes, pairs_loss, simulated
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling
-from pyro_unmix.transfer import PosteriorScenes, simulated
 
 if TYPE_CHECKING:
     from pyro_unmix.fit import FitConfig
 
 
 class Trainer:
-    """Two stages over the same guide, one optimiser each, one step of any of them resumable."""
+    """Two stages over the same guide, one optimiser each, one step of any of them resumable.
+
+    `pairs` are what the second stage learns from, in place of what the first has found; so exact truth is theirs. To their loss
+    comes `mse_weight` times the squared error of the mean abundances.
+    """
 
     def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
-                 device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int):
+                 device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int, *,
+                 pairs: Callable[[], Pairs] | None = None, mse_weight: float = 0.0):
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = model.to(device)
-        self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
+        self.pairs, self.mse_weight = pairs, mse_weight
+        self.exact = pairs is not None or (start.joint and config.sampling_steps > 0 and is_exact(model))
         # Not in training mode, in which Pyro warns of parameters that are held.
         self.guide = guide.bind(start, exact=self.exact).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
@@ -66,7 +72,7 @@ class Trainer:
         if stage == "svi" and (self.exact or self.model.least_squares_is_mode):
             self.guide.head.hold()
         if stage == "calibrate":
-            self.guide.calibrate()
+            self.guide.calibrate(self.exact)
             self.guide.zero_grad()  # what is held still has the gradients of the last step, which would count in the norm
         trained = [parameter for parameter in self.guide.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=self.config.learning_rate)
@@ -74,7 +80,7 @@ class Trainer:
     def _prepare_calibration(self) -> None:
         """What to simulate from: exact draws where there are, else the guide as it is now."""
         self.source = copy.deepcopy(self.guide)  # it must not follow what is being trained on it
-        if self.exact and self.config.calibration_steps:
+        if self.pairs is None and self.exact and self.config.calibration_steps:
             began = time.perf_counter()
             self.bar.stage("sample", self.config.sampling_steps)
             with seeded(self.seed):
@@ -87,7 +93,7 @@ class Trainer:
         self.shared = shared
         self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
         with seeded(self.seed):  # so that a training that goes on has the scenes it had
-            self.scenes = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
+            self.pairs = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
 
     def run(self) -> None:
         names = list(self.stages)
@@ -156,8 +162,8 @@ class Trainer:
         return self.elbo(tiles.weighted(weight)) / self.n_pixels
 
     def _calibration_loss(self, tiles: Tiles, step: int) -> Tensor:
-        tiles, abundances, brightness = self.scenes() if self.exact else simulated(self.model, self.source, tiles)
-        return -self.guide.log_prob(tiles, abundances, brightness).mean()
+        pairs = simulated(self.model, self.source, tiles) if self.pairs is None else self.pairs()
+        return pairs_loss(self.guide, pairs, self.mse_weight)
 
     def save(self, checkpoint: Path) -> None:
         """Keep the state of training; safe against being killed at any moment."""
@@ -192,7 +198,7 @@ class Trainer:
         if state["stage"] == "calibrate":
             self.source = copy.deepcopy(self.guide)
             self.source.load_state_dict(state["source"])
-            if self.exact:
+            if state["shared"] is not None:
                 self._simulate_from(Shared(**state["shared"]))
         self._enter(state["stage"])
         self.guide.load_state_dict(state["guide"])

@@ -18,7 +18,9 @@ FEATURES, N = 4, 200
 CONFIG = pu.FitConfig(svi_steps=8, calibration_steps=8, sampling_steps=40, kl_warmup_steps=4, tile_size=8, device="cpu")
 # What of each head SVI trains and what calibration trains, and whether calibration trains the features too.
 TRAINED = {"dirichlet": ({"precision"}, {"precision"}, False), "logistic-normal": (set(), {"layer"}, True),
-           "simplex-normal": (set(), {"layer"}, True)}
+           "simplex-normal": (set(), {"layer"}, True), "softmax": ({"layer"}, {"layer"}, True)}
+# Those that know of least squares.
+STANDING = [name for name in HEADS if name != "softmax"]
 
 
 def estimate_of(k: int, noise: float = 0.02) -> tuple[LeastSquares, torch.Tensor]:
@@ -42,7 +44,7 @@ def small_start():
     return pu.UnmixingModel(3, endmembers=informed_endmembers(scene.reference.endmembers.values, scene, 3)), scene
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", STANDING)
 @pytest.mark.parametrize("k", [2, 3, 6])
 def test_starts_at_least_squares_whatever_the_features(name, k):
     head, (estimate, _) = built(name, k), estimate_of(k, noise=1e-3)
@@ -59,9 +61,12 @@ def test_starts_at_least_squares_whatever_the_features(name, k):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_learns_from_pairs(name):
-    """-log q of pairs falls by training on it, and every parameter that is to be trained has a gradient."""
+    """-log q of pairs falls by training on it, and every parameter that is to be trained has a gradient.
+
+    A softmax without features is one Dirichlet of total concentration one for all pixels, which falls too.
+    """
     head, (estimate, truth) = built(name, 3), estimate_of(3)
-    head.calibrate()
+    head.calibrate(exact=False)
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, lr=1e-2)
     truth = (truth + 1e-4) / (1 + 3e-4)
@@ -88,12 +93,12 @@ def test_what_is_trained_when(small_start, name):
     assert trained(guide.head) == {part for part, _ in guide.head.named_children()}
     guide.head.hold()
     assert trained(guide.head) == svi and trained(guide.encoder)
-    guide.calibrate()
+    guide.calibrate(exact=False)
     assert trained(guide.head) == calibration and bool(trained(guide.encoder)) == features
     assert not trained(guide.endmembers) and not trained(guide.noise)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", STANDING)
 @pytest.mark.parametrize("concentration, sampling_steps, held", [(1.0, 0, True), (5.0, 40, True), (5.0, 0, False)])
 def test_svi_leaves_a_held_mean_at_least_squares(small_start, name, concentration, sampling_steps, held):
     """Held where least squares is the mode, and where the head will learn from exact draws. Negative control: under a prior that
@@ -192,7 +197,7 @@ def test_a_head_that_does_not_exist_is_refused():
 def test_a_calibrated_dirichlet_keeps_its_mean_however_wide_it_is():
     """Nine endmembers, all but one absent; a precision driven as low as it goes, and the way back has a gradient."""
     head = built("dirichlet", 9)
-    head.calibrate()
+    head.calibrate(exact=False)
     with torch.no_grad():
         head.precision[-1].bias.fill_(-5.0)
     corner = torch.eye(9)[:1]

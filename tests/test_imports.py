@@ -32,10 +32,11 @@ contenders
 initialize heads
 guide
 refine
-transfer pieces predictive diagnostics
+pairs pieces predictive diagnostics
 sources questions
 training posterior ways
 fit
+transfer
 components plot arviz refined
 report benchmark
 run_folder
@@ -45,7 +46,7 @@ __init__
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}
 
 DATA_ROOMS = {"errors", "scene", "io", "metrics", "simulate", "library", "datasets"}
-CALCULATING_ROOMS = {"model", "guide", "priors", "mixing", "noise", "encoders", "baselines", "tiles", "initialize", "transfer"}
+CALCULATING_ROOMS = {"model", "guide", "priors", "mixing", "noise", "encoders", "baselines", "tiles", "initialize", "pairs"}
 
 
 def all_but(*rooms: str) -> set[str]:

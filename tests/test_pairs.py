@@ -11,8 +11,8 @@ import torch
 import pyro_unmix as pu
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.numerics import seeded
+from pyro_unmix.pairs import PosteriorScenes, simulated
 from pyro_unmix.refine.shared import Shared
-from pyro_unmix.transfer import PosteriorScenes, simulated
 
 K, L = 3, 12
 

@@ -16,7 +16,8 @@ from pyro_unmix.refine.slices import draw_from_slice
 # Bounds of every concentration; between them its logarithm is standard normal before the pixels are seen.
 LEAST, MOST = 0.05, 20.0
 _LOG_LEAST, _LOG_MOST = math.log(LEAST), math.log(MOST)
-_NEWTON_STEPS = 10
+_NEWTON_STEPS, _NEWTON_ROUNDS = 10, 5
+_KNOWN_ZERO = 1e-6
 
 
 @one_thread()
@@ -70,6 +71,18 @@ def learn_concentration(likelihood: PixelLikelihood, start: Tensor, brightness_s
 def mean_log_abundance(x: Tensor) -> Tensor:
     """`(K,)`, sufficient for the concentration, of `x` `(n_pixels, K)` in any amplitude."""
     return (x / x.sum(dim=1, keepdim=True)).log().mean(dim=0)
+
+
+def concentration_of(abundances: Tensor) -> Tensor:
+    """The most probable concentrations `(K,)`, from 0.05 to 20, of abundances `(n, K)` that are known; zeros count as 1e-6.
+
+    By Newton's method, under the prior of `learn_concentration`.
+    """
+    abundances = abundances.double().clamp_min(_KNOWN_ZERO)
+    concentration = torch.ones(abundances.shape[1], dtype=torch.float64)
+    for _ in range(_NEWTON_ROUNDS):
+        concentration = _mode(concentration, mean_log_abundance(abundances), len(abundances))
+    return concentration
 
 
 def draw_concentration(concentration: Tensor, mean_log: Tensor, n_pixels: int) -> Tensor:
