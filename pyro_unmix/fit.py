@@ -13,10 +13,12 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
+import xarray as xr
 
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import initialize
+from pyro_unmix.labels import check_labels
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import flush_denormals, one_thread, seeded
 from pyro_unmix.posterior import Posterior
@@ -149,6 +151,8 @@ def fit(
     seed: int = 0,
     config: FitConfig | None = None,
     names: list[str] | None = None,
+    labels: np.ndarray | xr.DataArray | None = None,
+    mse_weight: float = 0.0,
     checkpoint: str | os.PathLike | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -170,6 +174,12 @@ def fit(
         Same seed, same result on the same machine. The state of the caller's random numbers is left alone.
     names
         Of the endmembers. None: "endmember 1", ...
+    labels
+        `(y, x, n_endmembers)`: abundances of pixels where they are known, NaN elsewhere. They are observed in the model, say what
+        the endmembers are if that is open, and are the pairs that the guide learns from at last.
+    mse_weight
+        Of the mean squared error of the mean abundances of labelled pixels, added to both losses: the supervision of Chitnis,
+        Mantripragada and Qureshi (2023), arXiv 2311.10701.
     checkpoint
         File to keep the state of training in, replaced atomically and removed at the end.
     resume
@@ -184,6 +194,8 @@ def fit(
     FitDiverged
         A value is not finite; the error names the site and the step.
     """
+    if not mse_weight >= 0:
+        raise InputError("an mse_weight of zero or more", f"{mse_weight}")
     config = config or FitConfig()
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     device = config.torch_device()
@@ -193,11 +205,13 @@ def fit(
             StageProgress(progress) as bar:
         began = time.perf_counter()
         bar.stage("initialize", 1)
-        model, start = initialize(model, scene, seed=seed)
+        model, start = initialize(model, scene, seed=seed, labels=labels)
+        if labels is not None:
+            labels = check_labels(labels, scene, model.n_endmembers)
         names = _endmember_names(names, model.n_endmembers)
         bar.advance()
         trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None,
-                          seed)
+                          seed, labels=labels, mse_weight=mse_weight)
         trainer.seconds["initialize"] = time.perf_counter() - began
         if resume:
             trainer.restore()

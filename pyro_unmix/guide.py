@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import pyro.distributions as dist
@@ -231,9 +231,14 @@ class UnmixingGuide(PyroModule):
         pyro.sample("endmembers", self.endmembers().to_event(1))
         pyro.sample("noise_scale", self.noise().to_event(1))
         abundances, brightness = self.pixels(tiles)
+        _, labelled = tiles.known()
         with poutine.scale(scale=tiles.scale), pyro.plate("pixel", abundances.batch_shape[0]):
             with poutine.scale(scale=tiles.kl_weight):
-                pyro.sample("abundances", abundances)
+                if labelled is None:
+                    pyro.sample("abundances", abundances)
+                else:  # so Pyro calls those of a site of which a part is observed
+                    with poutine.mask(mask=cast(torch.BoolTensor, ~labelled)):
+                        pyro.sample("abundances_unobserved", abundances)
                 if brightness is not None:
                     pyro.sample("brightness", brightness)
 

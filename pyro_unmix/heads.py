@@ -186,8 +186,8 @@ class SimplexNormalHead(Head):
 class SoftmaxHead(Head):
     """q(abundances) = Dirichlet(softmax(features)): concentrations that sum to one.
 
-    The literal parameterisation of Chitnis, Mantripragada and Qureshi (2023), arXiv 2311.10701. Nothing is known of a pixel but the
-    features, and the total concentration is one however sure the mean: a draw is nearly pure whatever the pixel is.
+    The literal parameterisation of Chitnis, Mantripragada and Qureshi (2023), arXiv 2311.10701. Nothing is known of a pixel but
+    the features, and the total concentration is one however sure the mean: a draw is nearly pure whatever the pixel is.
     """
 
     settings: dict = {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyro.distributions as dist
 import torch
+import xarray as xr
 from torch import Tensor
 
 from pyro_unmix.amplitude import BRIGHTNESS, brightness_scatter, coefficients
@@ -16,6 +17,7 @@ from pyro_unmix.baselines.fcls import fcls, nnls, normalized_nnls
 from pyro_unmix.contenders import archetypes, simplices
 from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
+from pyro_unmix.labels import check_labels, labelled_endmembers
 from pyro_unmix.likelihood import whiten
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
@@ -76,13 +78,20 @@ class Start:
 
 
 @one_thread()
-def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[UnmixingModel, Start]:
+def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
+               labels: np.ndarray | xr.DataArray | None = None) -> tuple[UnmixingModel, Start]:
     """Fill the open parts of a model from a scene, and find where training begins.
 
     Where the noise is white, or can be whitened, endmembers are the corners of the simplex that makes the pixels most likely, of
     the smallest that holds them, or of the means of pixels that look alike, as the evidence says; where it is not, archetypes of
     the pixels divided by their norm (`contenders`). A model that brings a prior of its own starts from that. Amplitudes and the
     pixels' brightness follow from least squares.
+
+    Parameters
+    ----------
+    labels
+        `(y, x, n_endmembers)`, abundances of pixels where they are known, NaN elsewhere. Endmembers that are open are then those
+        that explain these pixels best.
 
     Returns
     -------
@@ -95,9 +104,12 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
     ------
     InputError
         More endmembers than bands, than pixels, or than the scene has directions; or their number is open and the scene has no
-        more pixels than bands.
+        more pixels than bands; or labels that cannot be used.
     """
     pixels = scene.pixels().astype(np.float64)
+    if labels is not None:
+        labels = check_labels(labels, scene, None if model.n_endmembers == "auto" else model.n_endmembers)
+        model = model.replace(n_endmembers=labels.shape[-1])
     if model.n_endmembers == "auto":
         model = model.replace(n_endmembers=count_endmembers(pixels))
         log.info("%d endmembers, an estimate from the scene: give their number where it is known", model.n_endmembers)
@@ -117,7 +129,11 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0) -> tuple[Un
         check_endmember_prior(model.endmembers, k, scene.n_bands)
         endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
-        if white:
+        if labels is not None:
+            known, joint = labels[scene.mask.values], False
+            use = np.isfinite(known).all(axis=1)
+            found = labelled_endmembers(pixels[use], known[use], brightness is not None)[None]
+        elif white:
             found, brightness, joint = simplices(_whitened(pixels, cholesky), k, brightness, seed)
             if cholesky is not None:
                 found = found @ cholesky.numpy().T

@@ -20,6 +20,8 @@ from pyro_unmix.tiles import Tiles, Tiling, whole
 _BATCHES, _MAPS, _SPARE = 20, 10, 4
 # No abundance is zero in float32, where it has no logarithm.
 _LEAST = 1e-30
+# Of a label.
+_LEAST_LABEL = 1e-4
 # Seeds of simulated scenes are drawn below this.
 _SEEDS = 2**31
 
@@ -34,6 +36,14 @@ def pairs_loss(guide: UnmixingGuide, pairs: Pairs, mse_weight: float = 0.0) -> T
     if mse_weight:
         loss = loss + mse_weight * (mean_of(guide.pixels(tiles)[0]) - abundances).square().mean()
     return loss
+
+
+def labels_error(guide: UnmixingGuide, tiles: Tiles) -> Tensor:
+    """Mean squared error of the mean abundances of the labelled pixels that count; zero where there are none."""
+    known, labelled = tiles.known()
+    assert known is not None and labelled is not None
+    errors = (mean_of(guide.pixels(tiles)[0]) - known)[labelled].square()
+    return errors.mean() if len(errors) else errors.sum()
 
 
 @torch.no_grad()
@@ -136,6 +146,29 @@ class SimulatedScenes:
         assert abundances is not None
         abundances = abundances.clamp_min(_LEAST)
         return whole(scene, self.device), abundances / abundances.sum(dim=1, keepdim=True), brightness
+
+
+class LabelledPixels:
+    """Pixels of a scene whose abundances are known, in batches of tiles that are drawn by torch's generator."""
+
+    def __init__(self, tiling: Tiling, tiles_per_batch: int):
+        assert tiling.labelled is not None
+        self.tiling, self.tiles_per_batch = tiling, tiles_per_batch
+        every = [tiling.batch([number]) for number in range(len(tiling))]
+        self.numbers = torch.tensor([number for number, tiles in enumerate(every)
+                                     if tiles.labelled is not None and (tiles.labelled & tiles.core).any()])
+
+    def __call__(self) -> Pairs:
+        """The labelled pixels of some tiles; the brightness is not known."""
+        chosen = self.numbers[torch.randperm(len(self.numbers))[: self.tiles_per_batch]].tolist()
+        tiles = self.tiling.batch(chosen)
+        assert tiles.labelled is not None
+        tiles = replace(tiles, core=tiles.core & tiles.labelled)
+        known, _ = tiles.known()
+        assert known is not None
+        # Labels have exact zeros, where a density may have a pole.
+        abundances = known.clamp_min(_LEAST_LABEL)
+        return tiles, abundances / abundances.sum(dim=1, keepdim=True), None
 
 
 def _lit(mean: Tensor, brightness: Tensor | None) -> Tensor:

@@ -30,6 +30,10 @@ class Tiles:
         over the scene. Pixels over pixels would not: tiles hold different numbers of them.
     kl_weight
         Weight of the divergence of pixel latents from their priors; below one during warm-up.
+    labels
+        `(batch, n_endmembers, height, width)`: abundances that are known, and any of the simplex elsewhere. None: no pixel's are.
+    labelled
+        `(batch, height, width)`: True where they are known.
     """
 
     reflectance: Tensor
@@ -37,6 +41,8 @@ class Tiles:
     core: Tensor
     scale: float = 1.0
     kl_weight: float = 1.0
+    labels: Tensor | None = None
+    labelled: Tensor | None = None
 
     def pixels(self) -> Tensor:
         """The pixels that count, `(n_pixels, n_bands)`."""
@@ -45,6 +51,12 @@ class Tiles:
     def select(self, maps: Tensor) -> Tensor:
         """Rows `(n_pixels, channels)` of `maps` `(batch, channels, height, width)` at the pixels that count."""
         return maps.movedim(1, -1)[self.core]
+
+    def known(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Abundances `(n_pixels, n_endmembers)` of the pixels that count, and whether they are known `(n_pixels,)`."""
+        if self.labels is None or self.labelled is None:
+            return None, None
+        return self.select(self.labels), self.labelled[self.core]
 
     def weighted(self, kl_weight: float) -> Tiles:
         return replace(self, kl_weight=kl_weight)
@@ -61,6 +73,8 @@ class Tiling:
         Rows and columns of a tile without its context. None: one tile, the scene.
     halo
         Pixels of context on every side. Half the receptive field of the guide makes tiles exact.
+    labels
+        `(y, x, n_endmembers)`, NaN where they are not known: `check_labels`.
 
     Raises
     ------
@@ -68,7 +82,8 @@ class Tiling:
         A size below 1 or a halo below 0.
     """
 
-    def __init__(self, scene: Scene, size: int | None = None, halo: int = 0, device: torch.device | str = "cpu"):
+    def __init__(self, scene: Scene, size: int | None = None, halo: int = 0, device: torch.device | str = "cpu",
+                 labels: np.ndarray | None = None):
         if (size is not None and size < 1) or halo < 0:
             raise InputError("tiles of size 1 or more and a halo of 0 or more", f"size {size}, halo {halo}")
         rows, cols, _ = scene.shape
@@ -81,6 +96,13 @@ class Tiling:
         pad = ((self.halo, self.halo + below), (self.halo, self.halo + right))
         self.image = torch.from_numpy(np.pad(image, (*pad, (0, 0)))).movedim(-1, 0).contiguous().to(device)
         self.use = torch.from_numpy(np.pad(use, pad)).to(device)
+        self.labels = self.labelled = None
+        if labels is not None:
+            known = use & np.isfinite(labels).all(axis=-1)
+            filled = np.where(known[..., None], labels, 1.0 / labels.shape[-1]).astype(np.float32)
+            padded = np.pad(filled, (*pad, (0, 0)), constant_values=1.0 / labels.shape[-1])
+            self.labels = torch.from_numpy(padded).movedim(-1, 0).contiguous().to(device)
+            self.labelled = torch.from_numpy(np.pad(known, pad)).to(device)
         corners = [(i * self.height, j * self.width) for i in range(down) for j in range(across)]
         self.corners = [(i, j) for i, j in corners if use[i : i + self.height, j : j + self.width].any()]
 
@@ -95,7 +117,11 @@ class Tiling:
         inside = torch.zeros_like(valid[0])
         inside[self.halo : self.halo + self.height, self.halo : self.halo + self.width] = True
         reflectance = torch.stack([self.image[(slice(None), *window)] for window in windows])
-        return Tiles(reflectance, valid, valid & inside, scale=len(self) / len(indices))
+        tiles = Tiles(reflectance, valid, valid & inside, scale=len(self) / len(indices))
+        if self.labels is None or self.labelled is None:
+            return tiles
+        return replace(tiles, labels=torch.stack([self.labels[(slice(None), *window)] for window in windows]),
+                       labelled=torch.stack([self.labelled[window] for window in windows]))
 
     def rows_and_columns(self, tiles: Tiles, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Row and column in the scene of every pixel that counts in `tiles = batch(indices)`."""

@@ -27,7 +27,7 @@ from pyro_unmix.io.files import atomic_path
 from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import seeded
-from pyro_unmix.pairs import Pairs, PosteriorScenes, pairs_loss, simulated
+from pyro_unmix.pairs import LabelledPixels, Pairs, PosteriorScenes, labels_error, pairs_loss, simulated
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
 from pyro_unmix.scene import Scene
@@ -40,21 +40,23 @@ if TYPE_CHECKING:
 class Trainer:
     """Two stages over the same guide, one optimiser each, one step of any of them resumable.
 
-    `pairs` are what the second stage learns from, in place of what the first has found; so exact truth is theirs. To their loss
-    comes `mse_weight` times the squared error of the mean abundances.
+    `pairs` are what the second stage learns from, in place of what the first has found; where there are `labels`, these. To their
+    loss comes `mse_weight` times the squared error of the mean abundances.
     """
 
     def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
                  device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int, *,
-                 pairs: Callable[[], Pairs] | None = None, mse_weight: float = 0.0):
+                 pairs: Callable[[], Pairs] | None = None, labels: np.ndarray | None = None, mse_weight: float = 0.0):
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = model.to(device)
-        self.pairs, self.mse_weight = pairs, mse_weight
-        self.exact = pairs is not None or (start.joint and config.sampling_steps > 0 and is_exact(model))
+        self.mse_weight = mse_weight
+        sampled = start.joint and config.sampling_steps > 0 and is_exact(model)
+        self.exact = sampled or pairs is not None or labels is not None
         # Not in training mode, in which Pyro warns of parameters that are held.
-        self.guide = guide.bind(start, exact=self.exact).to(device).eval()
+        self.guide = guide.bind(start, exact=sampled or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
-        self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device)
+        self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
+        self.pairs = pairs if labels is None else LabelledPixels(self.tiling, config.tiles_per_step)
         self.n_pixels = scene.n_pixels
         self.stages: dict[str, tuple[int, Callable[[Tiles, int], Tensor]]] = {
             "svi": (config.svi_steps, self._svi_loss),
@@ -159,7 +161,10 @@ class Trainer:
 
     def _svi_loss(self, tiles: Tiles, step: int) -> Tensor:
         weight = min(1.0, (step + 1) / max(1, self.config.kl_warmup_steps))
-        return self.elbo(tiles.weighted(weight)) / self.n_pixels
+        loss = self.elbo(tiles.weighted(weight)) / self.n_pixels
+        if self.mse_weight and tiles.labels is not None:
+            loss = loss + self.mse_weight * labels_error(self.guide, tiles)
+        return loss
 
     def _calibration_loss(self, tiles: Tiles, step: int) -> Tensor:
         pairs = simulated(self.model, self.source, tiles) if self.pairs is None else self.pairs()
@@ -210,7 +215,8 @@ class Trainer:
     def _belongs_to(self) -> str:
         """Digest of everything that decides how training goes on."""
         digest = hashlib.sha256(f"{self.seed} {self.config} {self.model} {self.guide}".encode())
-        for tensor in (self.tiling.image, *self.model.state_dict().values()):
+        labels = [] if self.tiling.labels is None else [self.tiling.labels]
+        for tensor in (self.tiling.image, *labels, *self.model.state_dict().values()):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
