@@ -126,17 +126,6 @@ def test_same_seed_same_bits():
     assert not np.array_equal(one.reflectance.values, other.reflectance.values)
 
 
-def test_recipes():
-    assert set(simulate.RECIPES) == {"linear", "brightness"}
-    linear, bright = (simulate.simulate(name, shape=(16, 16), snr_db=140.0) for name in ("linear", "brightness"))
-    assert linear.name == "linear" and bright.name == "brightness"
-    assert not np.allclose(linear.reflectance.values, bright.reflectance.values, rtol=0.05)
-    with pytest.raises(InputError, match="linear, brightness"):
-        simulate.simulate("fractal")
-    with pytest.raises(InputError, match="colour"):
-        simulate.simulate("linear", colour="red")
-
-
 @pytest.mark.parametrize("options, message", [
     ({"n_endmembers": 1}, "n_endmembers"),
     ({"n_endmembers": 2.5}, "n_endmembers"),
@@ -170,7 +159,8 @@ def test_the_example_file_is_made_again_bit_for_bit(tmp_path, monkeypatch):
     assert made[0] == made[1]
     # Against the file that is kept only the arrays: another zlib compresses the same numbers to other bytes.
     with np.load(DATA / "example.npz") as kept, np.load(tmp_path / "one.npz") as again:
-        assert set(kept) == set(again) == {"image", "mask", "wavelengths", "abundances", "endmembers", "names"}
+        assert set(kept) == set(again) == {"image", "mask", "wavelengths", "abundances", "endmembers", "names",
+                                                 "brightness"}
         for key in kept:
             np.testing.assert_array_equal(kept[key], again[key])
         assert kept["image"].shape == (48, 48, 100) and kept["image"].dtype == np.float32

@@ -1,9 +1,9 @@
 """Read and write scenes: the format is chosen by the extension, one module a format.
 
 A format is a module with `read_scene(path, variant)` and `read_reference(paths, size, variant)`. Both return a dict
-with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`), arrays in
-the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`, `(k, bands)`. A new format is one such
-module and one line in `_FORMATS`.
+with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`, and what a
+simulation adds, `brightness`), arrays in the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`,
+`(k, bands)`. A new format is one such module and one line in `_FORMATS`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.Da
     rows, cols, bands = (coord.size for coord in coords.values())
     blank = xr.DataArray(np.broadcast_to(np.float32(0), (rows, cols, bands)), coords=coords, dims=tuple(coords))
     parts = _read_reference(_existing_all(path), (rows, cols), variant)
-    reference = check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank)
+    reference = check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank,
+                                parts.get("brightness"))
     assert reference is not None  # the readers refuse a file that holds none
     return reference
 
