@@ -247,8 +247,8 @@ def _check_spectra(what: str, spectra: np.ndarray, wavelengths: np.ndarray | Non
     if wavelengths is None:
         raise InputError("the wavelengths of the spectra", "none", "give wavelengths (bands,) in nm")
     spectra = np.asarray(spectra, dtype=np.float64)
-    if spectra.ndim != 2 or spectra.shape[1] != len(wavelengths) or not np.isfinite(spectra).all():
-        raise InputError(f"{what} (n, {len(wavelengths)}) of finite numbers, a column a wavelength", f"shape {spectra.shape}")
+    if spectra.ndim != 2 or spectra.shape[1] != np.size(wavelengths) or not np.isfinite(spectra).all():
+        raise InputError(f"{what} (n, {np.size(wavelengths)}) of finite numbers, a column a wavelength", f"shape {spectra.shape}")
     return spectra
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from pyro_unmix import metrics, recipes
 from pyro_unmix.errors import InputError
-from pyro_unmix.io import open_scene, save_scene
+from pyro_unmix.io import open_reference, open_scene, save_scene
 from pyro_unmix.library import SpectralLibrary
 from pyro_unmix.simulate import LEAST_ANGLE, absorption_spectra
 
@@ -82,6 +82,15 @@ def test_mixed_pixels_are_dirichlet(tiny):
     assert stats.kstest(values, stats.beta(1.0, 2.0).cdf).pvalue < 1e-3  # control: another concentration is told apart
 
 
+def test_correlation_length_is_the_one_asked_for(tiny):
+    """The logarithm of brightness is a Gaussian field: correlation exp(-1/2) at one length; 40,000 pixels of length 3."""
+    truth = recipes.cuprite((200, 200), minerals=["Alunite", "Pyrope"], library=tiny, wavelengths=WAVELENGTHS[:2],
+                            correlation_length=3.0, brightness=0.2).reference
+    field = np.log(truth.brightness.values) / 0.2
+    assert field.std() == pytest.approx(1.0, abs=0.08)
+    assert np.mean(field[:, 3:] * field[:, :-3]) / np.var(field) == pytest.approx(np.exp(-0.5), abs=0.08)
+
+
 def test_variability_moves_spectra_towards_the_relatives_and_nothing_else(tiny):
     options = dict(minerals=["Alunite", "Pyrope"], library=tiny, snr_db=140.0, pure_share=1.0, seed=1)
     none, half, whole = (recipes.cuprite(variability=v, **options) for v in (0.0, 0.5, 1.0))
@@ -118,6 +127,7 @@ def test_a_scene_is_saved_with_its_whole_truth(tiny, tmp_path):
     save_scene(scene, tmp_path / "cuprite.npz")
     opened = open_scene(tmp_path / "cuprite.npz")
     assert opened.reference.identical(scene.reference) and {"abundances", "endmembers", "brightness"} == set(opened.reference)
+    assert open_reference(tmp_path / "cuprite.npz", scene.reflectance).identical(scene.reference)
     part = opened.crop(slice(2, 5), slice(1, 4))
     np.testing.assert_array_equal(part.reference.brightness, scene.reference.brightness[2:5, 1:4])
 
