@@ -175,7 +175,8 @@ def simulate(recipe: str, **options) -> Scene:
     try:
         signature.bind(**options)
     except TypeError as error:
-        raise InputError(f"options that recipe '{recipe}' takes ({', '.join(signature.parameters)})", str(error)) from error
+        raise InputError(f"options that recipe '{recipe}' takes ({', '.join(signature.parameters)})",
+                         str(error).removeprefix("got ")) from error
     return make(**options)
 
 

@@ -78,7 +78,8 @@ def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.Da
     Returns
     -------
     xr.Dataset
-        Like `Scene.reference`: `abundances` (y, x, endmember) and `endmembers` (endmember, wavelength), or one of them.
+        Like `Scene.reference`: `abundances` (y, x, endmember) and `endmembers` (endmember, wavelength), or one of them, and
+        `brightness` (y, x) where the file has it.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def _read_reference(paths: list[Path], size: tuple[int, int], variant: str) -> d
     if len(formats) != 1:
         raise InputError("reference files of one format", ", ".join(path.name for path in paths) or "none")
     parts = formats.pop().read_reference(paths, size, variant)
-    return {name: parts[name] for name in ("abundances", "endmembers", "names") if name in parts}
+    return {name: parts[name] for name in ("abundances", "endmembers", "names", "brightness") if name in parts}
 
 
 def _existing_all(paths: PathLike | Sequence[PathLike]) -> list[Path]:
