@@ -16,7 +16,7 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from pyro_unmix import datasets, simulate
+from pyro_unmix import datasets, recipes, simulate
 from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
@@ -198,20 +198,29 @@ def evaluate(
 
 @app.command("simulate")
 def simulate_command(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(simulate.RECIPES)}.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(recipes.RECIPES)}.")],
     out_file: Annotated[Path, typer.Option("--out", help="File to write: .npz.")],
     seed: Seed = 0,
-    n_endmembers: Annotated[int, typer.Option("-k", "--endmembers", help="Number of endmembers.")] = 4,
     rows: Annotated[int, typer.Option()] = 64,
     cols: Annotated[int, typer.Option()] = 64,
-    bands: Annotated[int, typer.Option(help="Bands, evenly over 400 to 2500 nm.")] = 100,
-    snr: Annotated[float, typer.Option(help="Signal-to-noise ratio, dB.")] = 30.0,
-    concentration: Annotated[float, typer.Option(help="Of the Dirichlet: below 1 purer pixels, above 1 more even ones.")] = 1.0,
-    correlation_length: Annotated[float, typer.Option(help="Of the abundance maps, in pixels.")] = 4.0,
+    n_endmembers: Annotated[int | None, typer.Option("-k", "--endmembers", help="Number of endmembers.")] = None,
+    minerals: Annotated[str | None, typer.Option(help="Minerals of cuprite, separated by commas.")] = None,
+    n_bands: Annotated[int | None, typer.Option("--bands", help="Bands, evenly over 400 to 2500 nm.")] = None,
+    snr_db: Annotated[float | None, typer.Option("--snr", help="Signal-to-noise ratio, dB.")] = None,
+    concentration: Annotated[float | None, typer.Option(help="Of the Dirichlet: below 1 purer pixels, above 1 more even "
+                                                        "ones.")] = None,
+    correlation_length: Annotated[float | None, typer.Option(help="Of the abundance maps, in pixels.")] = None,
+    pure_share: Annotated[float | None, typer.Option(help="Share of pixels with one material, 0 to 1.")] = None,
+    variability: Annotated[float | None, typer.Option(help="Of the endmembers, from 0 (none) to 1.")] = None,
+    brightness: Annotated[float | None, typer.Option(help="Standard deviation of the log of a factor per pixel.")] = None,
 ) -> None:
-    """Make a scene whose truth is known."""
-    scene = simulate.simulate(recipe, seed=seed, n_endmembers=n_endmembers, shape=(rows, cols), n_bands=bands, snr_db=snr,
-                              concentration=concentration, correlation_length=correlation_length)
+    """Make a scene whose truth is known. A recipe takes some of the options and has defaults of its own."""
+    options = {"n_endmembers": n_endmembers, "n_bands": n_bands, "snr_db": snr_db, "concentration": concentration,
+               "correlation_length": correlation_length, "pure_share": pure_share, "variability": variability,
+               "brightness": brightness,
+               "minerals": None if minerals is None else [mineral.strip() for mineral in minerals.split(",")]}
+    given = {name: value for name, value in options.items() if value is not None}
+    scene = recipes.simulate(recipe, seed=seed, shape=(rows, cols), **given)
     save_scene(scene, out_file)
     out.print(f"wrote {out_file}: {scene}")
 

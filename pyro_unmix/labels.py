@@ -28,8 +28,9 @@ def check_labels(labels: np.ndarray | xr.DataArray, scene: Scene, n_endmembers: 
     known = np.isfinite(values).all(axis=-1) & scene.mask.values
     given = values[known]
     if len(given) and not ((given >= 0).all() and np.abs(given.sum(axis=1) - 1).max() <= _SUM):
-        raise InputError("labels of at least 0 that sum to 1", f"values from {given.min():.3g} and sums from "
-                         f"{given.sum(axis=1).min():.3g} to {given.sum(axis=1).max():.3g}", "divide them by their sum")
+        sums = given.sum(axis=1)
+        raise InputError("labels of at least 0 that sum to 1", f"a least of {given.min():.3g} and sums from {sums.min():.3g} to "
+                         f"{sums.max():.3g}", "divide them by their sum")
     if len(given) < values.shape[-1] or np.linalg.matrix_rank(given) < values.shape[-1]:
         raise InputError(f"labels of pixels that differ enough to tell {values.shape[-1]} endmembers apart",
                          f"{len(given)} pixels", "label pixels of every material; NaN says that a pixel's abundances are not known")

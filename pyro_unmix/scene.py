@@ -28,8 +28,9 @@ class Scene:
     mask
         `(y, x)`, True where the pixel is to be used. Pixels with a value that is not finite, and pixels without data
         (the same value, zero or negative, in every band), are masked with a warning that counts them.
-    abundances, endmembers, names
-        The reference, if there is one: `(y, x, k)`, `(k, bands)`, `(k,)`. Read by `evaluate` only, never by a fit.
+    abundances, endmembers, names, brightness
+        The reference, if there is one: `(y, x, k)`, `(k, bands)`, `(k,)`, and where a simulation knows it the factor of each
+        pixel `(y, x)`. Read by `evaluate` only, never by a fit.
     name
         What to call the scene in files and reports.
 
@@ -48,6 +49,7 @@ class Scene:
         abundances: np.ndarray | None = None,
         endmembers: np.ndarray | None = None,
         names: Sequence[str] | None = None,
+        brightness: np.ndarray | None = None,
         name: str = "scene",
     ):
         if isinstance(image, xr.DataArray):
@@ -74,7 +76,7 @@ class Scene:
         self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), coords=coords, name="reflectance")
         self.mask = xr.DataArray(use, dims=("y", "x"), coords={k: v for k, v in self.reflectance.coords.items()
                                                                if "wavelength" not in v.dims}, name="mask")
-        self.reference = check_reference(abundances, endmembers, names, self.reflectance)
+        self.reference = check_reference(abundances, endmembers, names, self.reflectance, brightness)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,11 +106,11 @@ class Scene:
     def crop(self, y: slice = slice(None), x: slice = slice(None)) -> Scene:
         """The part of the scene at rows `y` and columns `x` (positions), its reference with it."""
         reference = self.reference if self.reference is not None else xr.Dataset()
-        abundances = reference.abundances.isel(y=y, x=x).values if "abundances" in reference else None
+        maps = {name: reference[name].isel(y=y, x=x).values for name in ("abundances", "brightness") if name in reference}
         return Scene(
             self.reflectance.isel(y=y, x=x),
             mask=self.mask.isel(y=y, x=x).values,
-            abundances=abundances,
+            **maps,
             endmembers=reference.endmembers.values if "endmembers" in reference else None,
             names=list(reference.endmember.values) if reference.sizes else None,
             name=self.name,
@@ -181,7 +183,7 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
     return use
 
 
-def check_reference(abundances, endmembers, names, reflectance: xr.DataArray) -> xr.Dataset | None:
+def check_reference(abundances, endmembers, names, reflectance: xr.DataArray, brightness=None) -> xr.Dataset | None:
     if abundances is None and endmembers is None:
         return None
     rows, cols, n_bands = reflectance.shape
@@ -200,4 +202,9 @@ def check_reference(abundances, endmembers, names, reflectance: xr.DataArray) ->
             raise InputError(f"reference endmembers of shape ({k}, {n_bands})", f"shape {np.shape(endmembers)}")
         reference["endmembers"] = (("endmember", "wavelength"), np.asarray(endmembers, dtype=np.float32))
         reference = reference.assign_coords(wavelength=reflectance.wavelength)
+    if brightness is not None:
+        if np.shape(brightness) != (rows, cols):
+            raise InputError(f"reference brightness of shape ({rows}, {cols})", f"shape {np.shape(brightness)}")
+        reference["brightness"] = (("y", "x"), np.asarray(brightness, dtype=np.float32))
+        reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
     return reference

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, special
@@ -108,22 +106,32 @@ def simulate_scene(
     *,
     n_bands: int = 100,
     wavelengths: np.ndarray | None = None,
+    endmembers: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+    variants: Sequence[np.ndarray] | None = None,
     snr_db: float = 30.0,
     concentration: float | np.ndarray = 1.0,
     correlation_length: float = 4.0,
     max_abundance: float = 1.0,
+    pure_share: float = 0.0,
     brightness: float = 0.0,
     seed: int = 0,
     name: str = "simulated",
 ) -> Scene:
-    """A linearly mixed scene with its truth as reference.
+    """A linearly mixed scene with its truth as reference: abundances, endmembers and, where it varies, brightness.
 
     Parameters
     ----------
     n_endmembers, shape
-        Number of materials; rows and columns.
+        Number of materials, unless `endmembers` are given; rows and columns.
     n_bands, wavelengths
         `n_bands` bands spread evenly over 400 to 2500 nm, unless `wavelengths` (bands,) in nm are given.
+    endmembers, names
+        Spectra (k, bands) to mix, measured at `wavelengths`, in place of `absorption_spectra`; what to call them (k,).
+    variants
+        For each of the k endmembers other spectra (m, bands) of its material, m from 0 up. A pixel's own spectrum of a
+        material is a convex combination that is smooth in space: a share uniform on (0, 1) of the variants, themselves
+        mixed by Dirichlet(1, ..., 1), and the rest of the endmember. The reference holds the endmembers as given.
     snr_db
         10 log10 of the mean squared signal over the noise variance; white Gaussian noise, the same in every band.
     concentration
@@ -132,6 +140,8 @@ def simulate_scene(
         Of the abundance and brightness fields, in pixels.
     max_abundance
         No pixel holds more than this of any endmember; below 1 the scene has no pure pixels. How: `dirichlet_field`.
+    pure_share
+        Share of the pixels, in patches, that hold nothing but what was their most abundant material.
     brightness
         Standard deviation of the logarithm of a positive factor per pixel with median 1; 0 leaves it out.
     seed
@@ -140,8 +150,11 @@ def simulate_scene(
     Raises
     ------
     InputError
-        An argument out of its range, or a `max_abundance` that hardly any pixel keeps to.
+        An argument out of its range, spectra whose shapes do not agree, or a `max_abundance` that hardly any pixel keeps to.
     """
+    if endmembers is not None:
+        endmembers = _check_spectra("endmembers", endmembers, wavelengths)
+        n_endmembers = len(endmembers)
     _check_count("n_endmembers", n_endmembers, 2)
     _check_count("n_bands", n_bands, 2)
     _check_number("brightness", brightness, 0.0)
@@ -151,20 +164,41 @@ def simulate_scene(
     concentration = np.asarray(concentration, dtype=np.float64)
     if concentration.shape not in {(), (n_endmembers,)}:
         raise InputError(f"one concentration, or {n_endmembers}", f"shape {concentration.shape}")
+    _check_number("pure_share", pure_share, 0.0)
+    if pure_share > 1 or (pure_share and max_abundance < 1):
+        raise InputError("pure_share up to 1, and 0 with a max_abundance below 1", f"{pure_share:g}")
     wavelengths = np.linspace(400.0, 2500.0, n_bands) if wavelengths is None else np.asarray(wavelengths, float)
+    if variants is not None:
+        if len(variants) != n_endmembers:
+            raise InputError(f"variants of each of {n_endmembers} endmembers", f"of {len(variants)}",
+                             "an endmember without variants takes an array of shape (0, bands)")
+        variants = [_check_spectra("variants", spectra, wavelengths) for spectra in variants]
 
     rng = _generator(seed)
-    endmembers = absorption_spectra(n_endmembers, wavelengths, rng)
+    if endmembers is None:
+        endmembers = absorption_spectra(n_endmembers, wavelengths, rng)
     abundances = dirichlet_field(*shape, np.broadcast_to(concentration, n_endmembers), correlation_length, rng, max_abundance)
     factor = np.exp(brightness * _smooth_field(*shape, correlation_length, rng))
-    signal = factor[..., None] * (abundances @ endmembers)
+    noise = rng.standard_normal((*shape, len(wavelengths)))
+    # What not every scene has is drawn last, so that with and without it the rest of the scene is the same.
+    if pure_share:
+        first = np.argsort(_smooth_field(*shape, correlation_length, rng), axis=None)[:round(pure_share * factor.size)]
+        pure = np.unravel_index(first, shape)
+        abundances[pure] = np.eye(n_endmembers)[abundances[pure].argmax(axis=-1)]
+    shares, spectra = abundances, endmembers
+    if variants is not None:
+        weights = [_sample_weights(*shape, len(others), correlation_length, rng) for others in variants]
+        shares = np.concatenate([abundances[..., k, None] * own for k, own in enumerate(weights)], axis=-1)
+        spectra = np.concatenate([np.vstack([own, others]) for own, others in zip(endmembers, variants, strict=True)])
+    signal = factor[..., None] * (shares @ spectra)
     noise_sd = np.sqrt(np.mean(signal**2) / 10 ** (snr_db / 10))
     return Scene(
-        signal + noise_sd * rng.standard_normal(signal.shape),
+        signal + noise_sd * noise,
         wavelengths=wavelengths,
         abundances=abundances,
         endmembers=endmembers,
-        names=[f"material {i + 1}" for i in range(n_endmembers)],
+        names=[f"material {i + 1}" for i in range(n_endmembers)] if names is None else names,
+        brightness=factor if brightness else None,
         name=name,
     )
 
@@ -178,28 +212,14 @@ def example_scene() -> Scene:
     return scene
 
 
-RECIPES: dict[str, Callable[..., Scene]] = {
-    "linear": functools.partial(simulate_scene, name="linear"),
-    "brightness": functools.partial(simulate_scene, brightness=0.25, name="brightness"),
-}
-
-
-def simulate(recipe: str, **options) -> Scene:
-    """The scene of a named recipe, a key of `RECIPES`, with that function's own options (those of `simulate_scene`).
-
-    Raises
-    ------
-    InputError
-        No such recipe, or an option it does not take or that is out of range.
-    """
-    if recipe not in RECIPES:
-        raise InputError(f"a recipe ({', '.join(RECIPES)})", f"'{recipe}'")
-    make = RECIPES[recipe]
-    try:
-        inspect.signature(make).bind(**options)
-    except TypeError as error:
-        raise InputError(f"options that recipe '{recipe}' takes", str(error)) from error
-    return make(**options)
+def _sample_weights(rows: int, cols: int, n: int, correlation_length: float, rng: np.random.Generator) -> np.ndarray:
+    """Weights `(rows, cols, 1 + n)` of a reference sample and `n` others of its material; all on the first where n is 0."""
+    if not n:
+        return np.ones((rows, cols, 1))
+    others, *each = (_smooth_field(rows, cols, correlation_length, rng) for _ in range(1 + n))
+    exponential = -special.log_ndtr(np.stack(each, axis=-1))
+    share = special.ndtr(others)[..., None]
+    return np.concatenate([1 - share, share * exponential / exponential.sum(axis=-1, keepdims=True)], axis=-1)
 
 
 def _smooth_field(rows: int, cols: int, correlation_length: float, rng: np.random.Generator) -> np.ndarray:
@@ -221,6 +241,15 @@ def _generator(seed: int | np.random.Generator) -> np.random.Generator:
         return seed
     _check_count("seed", seed, 0)
     return np.random.Generator(np.random.PCG64(seed))
+
+
+def _check_spectra(what: str, spectra: np.ndarray, wavelengths: np.ndarray | None) -> np.ndarray:
+    if wavelengths is None:
+        raise InputError("the wavelengths of the spectra", "none", "give wavelengths (bands,) in nm")
+    spectra = np.asarray(spectra, dtype=np.float64)
+    if spectra.ndim != 2 or spectra.shape[1] != np.size(wavelengths) or not np.isfinite(spectra).all():
+        raise InputError(f"{what} (n, {np.size(wavelengths)}) of finite numbers, a column a wavelength", f"shape {spectra.shape}")
+    return spectra
 
 
 def _check_count(name: str, value: int, least: int) -> None:

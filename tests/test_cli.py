@@ -277,6 +277,16 @@ def test_simulate_makes_a_scene_of_its_seed(tmp_path):
     assert scene.reflectance.equals(again) and not scene.reflectance.equals(other)
 
 
+def test_simulate_passes_its_options_on(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setitem(cli.recipes.RECIPES, "cuprite", lambda **options: made.append(options) or pu.simulate_scene(3, (4, 4)))
+    works("simulate", "cuprite", "--out", tmp_path / "a.npz", "--seed", 2, "--rows", 5, "--snr", 20, "--pure-share", 0.2,
+          "--minerals", "Alunite, Sphene", "--variability", 0.5, "--brightness", 0, "--correlation-length", 3,
+          "--concentration", 2)
+    assert made == [{"seed": 2, "shape": (5, 64), "snr_db": 20.0, "pure_share": 0.2, "minerals": ["Alunite", "Sphene"],
+                     "variability": 0.5, "brightness": 0.0, "correlation_length": 3.0, "concentration": 2.0}]
+
+
 def test_info_tells_what_is_in_a_scene(folder, tmp_path):
     told = works("info", folder / "scene.npz").out
     for what in ("12 rows x 11 columns x 12 bands", "132 of 132 (100.0 %)", "400.0 to 2500.0 nm", "material 1"):
@@ -517,6 +527,10 @@ def test_evaluations_that_cannot_be(folder, finished, tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["simulate", "magic", "--out", "a.npz"], "a recipe"),
+    (["simulate", "ontech", "--out", "a.npz", "--variability", 0.5], "'ontech' takes"),
+    (["simulate", "cuprite", "--out", "a.npz", "-k", 3], "'cuprite' takes"),
+    (["simulate", "cuprite", "--out", "a.npz", "--minerals", "Alunite, Gold"], "Gold"),
+    (["simulate", "linear", "--out", "a.npz", "--pure-share", 2], "pure_share"),
     (["simulate", "linear", "--out", "a.txt"], "ends in .npz"),
     (["simulate", "linear", "--out", "a.npz", "-k", 1], "n_endmembers"),
     (["simulate", "linear", "--out", "a.npz", "--seed", -1], "seed"),

@@ -20,6 +20,7 @@ errors
 scene
 io metrics simulate subspace
 library datasets labels
+recipes
 tiles progress numerics mixing encoders denoise likelihood distributions
 priors noise baselines
 least_squares residual_noise amplitude simplex
@@ -45,7 +46,7 @@ __init__
 """.split("\n")[1:-1]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}
 
-DATA_ROOMS = {"errors", "scene", "io", "metrics", "simulate", "library", "datasets", "labels"}
+DATA_ROOMS = {"errors", "scene", "io", "metrics", "simulate", "library", "datasets", "labels", "recipes"}
 CALCULATING_ROOMS = {"model", "guide", "priors", "mixing", "noise", "encoders", "baselines", "tiles", "initialize", "pairs"}
 
 

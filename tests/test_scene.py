@@ -194,6 +194,7 @@ DEAD[:, :, 2] = np.nan
     (cube(), {"abundances": 0.5}, "reference abundances of shape"),
     (cube(), {"endmembers": np.ones((2, 5))}, "reference endmembers of shape .2, 6."),
     (cube(), {"endmembers": 0.5}, "reference endmembers of shape"),
+    (cube(), {"endmembers": np.ones((2, 6)), "brightness": np.ones((5, 4))}, "reference brightness of shape .4, 5."),
     (cube(), {"abundances": np.ones((4, 5, 3)), "endmembers": np.ones((2, 6))}, "reference endmembers of shape .3, 6."),
     (cube(), {"endmembers": np.ones((2, 6)), "names": ["one"]}, "2 reference names, got 1"),
 ])

@@ -113,6 +113,60 @@ def test_the_reference_is_what_was_mixed():
     assert list(truth.endmember.values) == [f"material {i}" for i in range(1, 6)]
 
 
+def test_spectra_can_be_given():
+    bands = np.linspace(400, 900, 12)
+    spectra = np.random.default_rng(0).uniform(0.1, 0.9, (3, 12))
+    scene = simulate.simulate_scene(shape=(10, 11), wavelengths=bands, endmembers=spectra, names=["a", "b", "c"], snr_db=140.0)
+    assert scene.shape == (10, 11, 12) and list(scene.reference.endmember.values) == ["a", "b", "c"]
+    np.testing.assert_allclose(scene.reference.endmembers, spectra, rtol=1e-6)
+    np.testing.assert_allclose(scene.reference.abundances.values @ spectra, scene.reflectance.values, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.333, 1.0])
+def test_pure_pixels_are_counted_and_hold_what_was_most_abundant(share):
+    options = dict(shape=(40, 50), n_bands=20, concentration=3.0, seed=3)
+    with_, without = (simulate.simulate_scene(4, pure_share=s, **options).reference.abundances.values for s in (share, 0.0))
+    pure = with_.max(axis=-1) == 1.0
+    assert pure.sum() == round(share * 2000)
+    np.testing.assert_array_equal(with_[pure].argmax(axis=-1), without[pure].argmax(axis=-1))
+    np.testing.assert_array_equal(with_[~pure], without[~pure])
+
+
+def test_pure_pixels_lie_in_patches():
+    truth = simulate.simulate_scene(3, (60, 60), n_bands=20, concentration=3.0, pure_share=0.2, seed=4).reference
+    pure = truth.abundances.values.max(axis=-1) == 1.0
+    assert pure[:, 1:][pure[:, :-1]].mean() > 0.7  # a neighbour of a pure pixel; 0.2 if they were scattered
+
+
+def test_variants_are_mixed_as_stated():
+    """One pure material, a band a sample, no noise: weights can be read off. Kolmogorov-Smirnov at p = 1e-3, three tests."""
+    basis = np.eye(3) + 1e-3
+    options = dict(shape=(360, 360), wavelengths=[500.0, 600.0, 700.0], snr_db=200.0, pure_share=1.0, correlation_length=2.0)
+    scene = simulate.simulate_scene(endmembers=np.stack([basis[0], basis[0]]), variants=[basis[1:], basis[1:]], **options)
+    weights = scene.reflectance.values[::12, ::12].reshape(-1, 3) - 1e-3
+    share = 1 - weights[:, 0]
+    assert stats.kstest(share, "uniform").pvalue > 1e-3
+    assert stats.kstest(weights[:, 1] / weights[:, 1:].sum(axis=1), "uniform").pvalue > 1e-3  # of two, Dirichlet(1, 1)
+    assert stats.kstest(weights[:, 1], "uniform").pvalue < 1e-3  # control
+    assert weights.min() > -1e-5 and np.allclose(weights.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_variants_are_smooth_in_space_and_change_nothing_else():
+    bands, spectra = np.linspace(400, 900, 12), np.random.default_rng(0).uniform(0.1, 0.9, (4, 12))
+    options = dict(shape=(40, 40), wavelengths=bands, endmembers=spectra[:2], brightness=0.1, snr_db=140.0, seed=5)
+    plain, varied = (simulate.simulate_scene(variants=v, **options) for v in (None, [spectra[2:], np.empty((0, 12))]))
+    assert plain.reference.identical(varied.reference)
+    off = np.abs(varied.reflectance.values - plain.reflectance.values).mean(axis=-1)
+    assert np.corrcoef(off[:, 1:].ravel(), off[:, :-1].ravel())[0, 1] > 0.9
+
+
+def test_the_reference_knows_brightness_where_it_varies():
+    plain, bright = (simulate.simulate_scene(3, (20, 20), snr_db=140.0, brightness=b, seed=8) for b in (0.0, 0.25))
+    assert "brightness" not in plain.reference
+    factor = bright.reference.brightness.values[..., None]
+    np.testing.assert_allclose(factor * plain.reflectance.values, bright.reflectance.values, rtol=1e-4)
+
+
 def test_brightness_scales_whole_pixels():
     plain, bright = (simulate.simulate_scene(3, (40, 40), snr_db=140.0, brightness=b, seed=8) for b in (0.0, 0.25))
     factor = bright.reflectance.values / plain.reflectance.values
@@ -124,17 +178,6 @@ def test_same_seed_same_bits():
     one, same, other = (simulate.simulate_scene(3, (16, 16), brightness=0.1, seed=s) for s in (9, 9, 10))
     np.testing.assert_array_equal(one.reflectance.values, same.reflectance.values)
     assert not np.array_equal(one.reflectance.values, other.reflectance.values)
-
-
-def test_recipes():
-    assert set(simulate.RECIPES) == {"linear", "brightness"}
-    linear, bright = (simulate.simulate(name, shape=(16, 16), snr_db=140.0) for name in ("linear", "brightness"))
-    assert linear.name == "linear" and bright.name == "brightness"
-    assert not np.allclose(linear.reflectance.values, bright.reflectance.values, rtol=0.05)
-    with pytest.raises(InputError, match="linear, brightness"):
-        simulate.simulate("fractal")
-    with pytest.raises(InputError, match="colour"):
-        simulate.simulate("linear", colour="red")
 
 
 @pytest.mark.parametrize("options, message", [
@@ -155,6 +198,18 @@ def test_recipes():
     ({"max_abundance": np.nan}, "max_abundance"),
     ({"max_abundance": 0.3, "concentration": 0.1}, "keep to"),
     ({"seed": -1}, "seed"),
+    ({"pure_share": -0.1}, "pure_share"),
+    ({"pure_share": 1.1}, "pure_share"),
+    ({"pure_share": np.nan}, "pure_share"),
+    ({"pure_share": 0.1, "max_abundance": 0.8}, "pure_share"),
+    ({"endmembers": np.ones((3, 5))}, "wavelengths of the spectra"),
+    ({"endmembers": np.ones((3, 5)), "wavelengths": [400.0, 500.0]}, "endmembers .n, 2."),
+    ({"endmembers": np.ones(2), "wavelengths": [400.0, 500.0]}, "endmembers .n, 2."),
+    ({"endmembers": np.full((3, 2), np.nan), "wavelengths": [400.0, 500.0]}, "finite"),
+    ({"endmembers": np.ones((1, 2)), "wavelengths": [400.0, 500.0]}, "n_endmembers"),
+    ({"names": ["a"]}, "4 reference names"),
+    ({"variants": [np.ones((2, 100))] * 3}, "variants of each of 4"),
+    ({"variants": [np.ones((2, 99))] * 4}, "variants .n, 100."),
 ])
 def test_nonsense_is_refused(options, message):
     with pytest.raises(InputError, match=message):
@@ -170,7 +225,8 @@ def test_the_example_file_is_made_again_bit_for_bit(tmp_path, monkeypatch):
     assert made[0] == made[1]
     # Against the file that is kept only the arrays: another zlib compresses the same numbers to other bytes.
     with np.load(DATA / "example.npz") as kept, np.load(tmp_path / "one.npz") as again:
-        assert set(kept) == set(again) == {"image", "mask", "wavelengths", "abundances", "endmembers", "names"}
+        assert set(kept) == set(again) == {"image", "mask", "wavelengths", "abundances", "endmembers", "names",
+                                                 "brightness"}
         for key in kept:
             np.testing.assert_array_equal(kept[key], again[key])
         assert kept["image"].shape == (48, 48, 100) and kept["image"].dtype == np.float32

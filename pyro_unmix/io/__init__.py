@@ -1,9 +1,9 @@
 """Read and write scenes: the format is chosen by the extension, one module a format.
 
 A format is a module with `read_scene(path, variant)` and `read_reference(paths, size, variant)`. Both return a dict
-with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`), arrays in
-the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`, `(k, bands)`. A new format is one such
-module and one line in `_FORMATS`.
+with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`, and what a
+simulation adds, `brightness`), arrays in the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`,
+`(k, bands)`. A new format is one such module and one line in `_FORMATS`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.Da
     Returns
     -------
     xr.Dataset
-        Like `Scene.reference`: `abundances` (y, x, endmember) and `endmembers` (endmember, wavelength), or one of them.
+        Like `Scene.reference`: `abundances` (y, x, endmember) and `endmembers` (endmember, wavelength), or one of them, and
+        `brightness` (y, x) where the file has it.
 
     Raises
     ------
@@ -89,7 +90,8 @@ def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.Da
     rows, cols, bands = (coord.size for coord in coords.values())
     blank = xr.DataArray(np.broadcast_to(np.float32(0), (rows, cols, bands)), coords=coords, dims=tuple(coords))
     parts = _read_reference(_existing_all(path), (rows, cols), variant)
-    reference = check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank)
+    reference = check_reference(parts.get("abundances"), parts.get("endmembers"), parts.get("names"), blank,
+                                parts.get("brightness"))
     assert reference is not None  # the readers refuse a file that holds none
     return reference
 
@@ -113,7 +115,7 @@ def _read_reference(paths: list[Path], size: tuple[int, int], variant: str) -> d
     if len(formats) != 1:
         raise InputError("reference files of one format", ", ".join(path.name for path in paths) or "none")
     parts = formats.pop().read_reference(paths, size, variant)
-    return {name: parts[name] for name in ("abundances", "endmembers", "names") if name in parts}
+    return {name: parts[name] for name in ("abundances", "endmembers", "names", "brightness") if name in parts}
 
 
 def _existing_all(paths: PathLike | Sequence[PathLike]) -> list[Path]:

@@ -83,6 +83,8 @@ def _reference(archive: np.lib.npyio.NpzFile, variant: str) -> dict:
                         if name.startswith(kind) and name != kind})
         raise InputError(f"one of the references in the file ({', '.join(known) or 'none but the default'})",
                          f"variant '{variant}'", "leave it out for the default")
+    if "brightness" in archive.files:
+        parts["brightness"] = archive["brightness"]
     k = parts["abundances"].shape[-1:] if "abundances" in parts else parts["endmembers"].shape[:1]
     names = next((archive[name] for name in (f"names{suffix}", "names") if name in archive.files), np.zeros(0))
     return parts | ({"names": names} if names.shape == k else {})
