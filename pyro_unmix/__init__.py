@@ -1,12 +1,12 @@
 """Bayesian hyperspectral unmixing in Pyro."""
 
-from pyro_unmix import mixing, noise, plot, priors
+from pyro_unmix import mixing, noise, plot, priors, recipes
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import FitDiverged, InputError, UnmixError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig, fit
 from pyro_unmix.guide import UnmixingGuide
-from pyro_unmix.heads import DirichletHead, LogisticNormalHead, SimplexNormalHead
+from pyro_unmix.heads import DirichletHead, LogisticNormalHead, SimplexNormalHead, SoftmaxHead
 from pyro_unmix.initialize import initialize
 from pyro_unmix.io import open_scene, save_scene
 from pyro_unmix.library import SpectralLibrary, open_library
@@ -18,11 +18,12 @@ from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
 from pyro_unmix.tiles import Tiles, Tiling, whole
+from pyro_unmix.transfer import transfer
 
 __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
-    "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SpatialAttentionEncoder", "SpectralLibrary", "Tiles",
+    "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder", "SpectralLibrary", "Tiles",
     "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "evaluate", "fit", "initialize", "load_dataset",
-    "load_fit", "mixing", "noise", "open_library", "open_scene", "plot", "priors", "refine", "save_run", "save_scene",
-    "simulate_scene", "whole",
+    "load_fit", "mixing", "noise", "open_library", "open_scene", "plot", "priors", "recipes", "refine", "save_run", "save_scene",
+    "simulate_scene", "transfer", "whole",
 ]

@@ -33,7 +33,7 @@ def check_labels(labels: np.ndarray | xr.DataArray, scene: Scene, n_endmembers: 
                          f"{sums.max():.3g}", "divide them by their sum")
     if len(given) < values.shape[-1] or np.linalg.matrix_rank(given) < values.shape[-1]:
         raise InputError(f"labels of pixels that differ enough to tell {values.shape[-1]} endmembers apart",
-                         f"{len(given)} pixels", "label pixels of every material; NaN says that a pixel's abundances are not known")
+                         f"{len(given)} pixels", "label pixels of every material; NaN: not known")
     values[~known] = np.nan
     return values
 
