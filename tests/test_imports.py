@@ -19,7 +19,8 @@ FLOORS = """
 errors
 scene
 io metrics simulate subspace
-library datasets
+library
+datasets
 tiles progress numerics mixing encoders denoise likelihood distributions
 priors noise baselines
 least_squares residual_noise amplitude simplex
