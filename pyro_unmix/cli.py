@@ -23,7 +23,7 @@ from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.io import open_reference, open_scene, save_scene
 from pyro_unmix.io.files import make_folder
-from pyro_unmix.library import open_library
+from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.run_folder import load_fit, save_run
@@ -37,7 +37,7 @@ else:
 
 app = typer.Typer(help="Bayesian hyperspectral unmixing: which materials, how much of each, and how sure.",
                   no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-datasets_app = typer.Typer(help="Benchmark scenes by name.", no_args_is_help=True)
+datasets_app = typer.Typer(help="Benchmark scenes and spectral libraries by name.", no_args_is_help=True)
 app.add_typer(datasets_app, name="datasets")
 out = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold brackets, and paths must stay in one piece
 
@@ -114,7 +114,8 @@ def fit(
     n_endmembers: Annotated[str, typer.Option("-k", "--endmembers", metavar="INTEGER|auto", help="Number of endmembers; auto "
                                               "estimates it from the scene.")],
     guide: Annotated[Guide, typer.Option(help="Spatial-attention CNN, CNN, or spectrum by spectrum.")] = "spacnn",
-    library: Annotated[Path | None, typer.Option(help="Spectral library to centre the endmember prior on.")] = None,
+    library: Annotated[str | None, typer.Option(metavar="FILE|NAME", help="Spectral library to centre the endmember prior on: "
+                                                "a file, or a name that 'datasets list' shows.")] = None,
     materials: Annotated[str | None, typer.Option(help="Names in the library, separated by commas, one an endmember.")] = None,
     brightness: Annotated[Brightness, typer.Option(help="One factor a pixel, or none; auto decides from the scene.")]
         = "auto",
@@ -139,7 +140,7 @@ def fit(
     if library is not None:
         if model.n_endmembers == "auto":
             raise InputError("a number of endmembers with a --library", "auto", "it holds one spectrum an endmember")
-        chosen = open_library(library)
+        chosen = _open_library(library)
         chosen = chosen.select([name.strip() for name in materials.split(",")]) if materials else chosen
         if opened.wavelengths is not None and chosen.wavelengths is not None:
             chosen = chosen.resample(opened.wavelengths)
@@ -257,16 +258,16 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
 
 @datasets_app.command("list")
 def list_datasets() -> None:
-    """List the benchmark scenes."""
+    """List the benchmark scenes and spectral libraries."""
     table = Table(show_header=False, box=None)
-    for name, description in datasets.dataset_names().items():
+    for name, description in (datasets.dataset_names() | datasets.library_names()).items():
         table.add_row(name, description)
     out.print(table)
 
 
 @datasets_app.command("fetch")
 def fetch(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Download a benchmark scene, checked against its checksum."""
+    """Download a benchmark scene or a spectral library, checked against its checksum."""
     for path in datasets.fetch_dataset(name):
         out.print(str(path))
 
@@ -282,6 +283,12 @@ def _open(scene: str) -> Scene:
     if not Path(scene).exists() and scene in datasets.dataset_names():
         return datasets.load_dataset(scene)
     return open_scene(scene)
+
+
+def _open_library(library: str) -> SpectralLibrary:
+    if not Path(library).exists() and library in datasets.library_names():
+        return datasets.load_library(library)
+    return open_library(library)
 
 
 def _read_toml(path: Path) -> dict:

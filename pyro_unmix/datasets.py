@@ -1,4 +1,4 @@
-"""Public benchmark scenes by name: from a local folder first, else downloaded once and checked.
+"""Public benchmark scenes and spectral libraries by name: from a local folder first, else downloaded once and checked.
 
 The files come from where their authors published them, at a fixed commit; nothing is redistributed here. What a scene
 needs beyond its files (which bands, which unit, which way round) was settled once against copies of other
@@ -19,13 +19,17 @@ import pooch
 import requests
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.io import matlab, open_scene
+from pyro_unmix.io import envi_library, matlab, matlab_library, open_scene
+from pyro_unmix.io.library_files import tidy
+from pyro_unmix.library import SpectralLibrary, missing, open_library
 from pyro_unmix.scene import Scene
 
 _SITE = "https://raw.githubusercontent.com/"
 _MISICNET = "BehnoodRasti/MiSiCNet/1bc6afc1b0d4dece712825a19ffe67655509ca0b/HS%20Data/"
 _SUNAA = "BehnoodRasti/SUnAA/5bbeb9eecff8d168e4c28d9ee4f14e8456ea7d68/data/DC1/"
 _PGMSU = "shuaikaishi/PGMSU/a33e631811fcccf0bab515f693262ec35c3e5f3e/dataset/"
+_PYCOAL = "capstone-coal/pycoal/dd461f6b22578c5aeebec2e6cae10ad0babc5c1c/pycoal/tests/"
+_ENMAP_BOX = "EnMAP-Box/enmap-box/f9e8f486c9614813410cc9d715bb056e6ad3cfd5/tests/testdata/external/envi/"
 _QMV = "LinaZhuang/NMF-QMV_demo/571b93010acc6fbd10aff3f3fe07b1172f2eeb09/"
 
 # Name in the cache: address below the site, checksum (sha256, or that of the git blob where the file itself was out of
@@ -92,6 +96,18 @@ _FILES = {
     "USGS_1995_Library.mat": (
         "ricardoborsoi/MUA_SparseUnmixing/089f5d61162807a5304759e293b132ed9d0d6ab4/USGS_1995_Library.mat",
         "sha256:fe2be84e4da2abf6ab00091b36f30a1a8dd247d18a78146f61235c8b5229da63"),
+    "s06av95a_envi.hdr": (
+        _PYCOAL + "s06av95a_envi.hdr", "sha256:842dd49f31fed0f0ac7a7d882cb41db724c5c00e13fc64dd366610fdfc49f27a"),
+    "s06av95a_envi.sli": (
+        _PYCOAL + "s06av95a_envi.sli", "sha256:39bf49c99c4b98224dfdd8a0256d07dde083abdb4cbf21a477774a3595e68738"),
+    "s07_AV95_envi.hdr": (
+        _PYCOAL + "s07_AV95_envi.hdr", "sha256:bb9ecbd607ea0521e605386cf87ae053b464e8af9d9e762151dee4d846221a2a"),
+    "s07_AV95_envi.sli": (
+        _PYCOAL + "s07_AV95_envi.sli", "sha256:59855cdd6aea92961794b86fa0505528d8d2387a5cf8b60c5ffe5151fe00ff5d"),
+    "library_berlin.hdr": (
+        _ENMAP_BOX + "library_berlin.hdr", "sha256:ce2cc4ffd4f6a458830e26725c7d9e538e0f1198fe6bc421eb3221caae74ba39"),
+    "library_berlin.sli": (
+        _ENMAP_BOX + "library_berlin.sli", "sha256:351641cb6fd331077a0fdd9956269b13c415bde559bffd63b6d1ac51b8a45a0f"),
 }
 
 Get = Callable[[str], Path]
@@ -105,6 +121,16 @@ class Dataset:
     files: tuple[str, ...] = ()
     build: Callable[[Get, str], dict] | None = None
     variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LibrarySource:
+    """What a named library is made of: `build(get)` returns what a reader would, `local` is its name in the local folder."""
+
+    description: str
+    local: str
+    files: tuple[str, ...]
+    build: Callable[[Get], dict]
 
 
 def load_dataset(name: str, *, variant: str = "") -> Scene:
@@ -134,8 +160,32 @@ def load_dataset(name: str, *, variant: str = "") -> Scene:
     return Scene(**_build(name, dataset)(_get, variant), name=name)
 
 
+def load_library(name: str) -> SpectralLibrary:
+    """A public spectral library.
+
+    Parameters
+    ----------
+    name
+        One of `library_names()`. The `.npz` of this library in the folder that the environment variable `PYRO_UNMIX_DATA` names
+        (`library_usgs1995_av224.npz`, `library_usgs_splib06_av95.npz`, `library_usgs_splib07_av95.npz`,
+        `library_berlin_urban.npz`) is taken if it is there; else the published files are downloaded, once, into the user's cache.
+
+    Raises
+    ------
+    InputError
+        Unknown name, no network, or a file that is not the one that was published.
+    """
+    source = _library(name)
+    local = _local(source.local)
+    return open_library(local) if local is not None else SpectralLibrary(**tidy(source.build(_get)))
+
+
 def fetch_dataset(name: str) -> list[Path]:
-    """The files of a scene on this machine, downloaded where they are missing; raises as `load_dataset`."""
+    """The files of a scene or a library on this machine, downloaded where they are missing; raises as `load_dataset`."""
+    if name in _LIBRARIES:
+        source = _library(name)
+        local = _local(source.local)
+        return [local] if local is not None else [_get(file) for file in source.files]
     dataset, local = _dataset(name), _local(name)
     if local is not None:
         return [local]
@@ -146,6 +196,11 @@ def fetch_dataset(name: str) -> list[Path]:
 def dataset_names() -> dict[str, str]:
     """The names of the scenes, each with a description of one line."""
     return {name: dataset.description for name, dataset in _DATASETS.items()}
+
+
+def library_names() -> dict[str, str]:
+    """The names of the spectral libraries, each with a description of one line."""
+    return {name: source.description for name, source in _LIBRARIES.items()}
 
 
 def cache_folder() -> Path:
@@ -234,6 +289,28 @@ def _usgs_1995(get: Get) -> np.ndarray:
     return matlab.read_arrays(get("USGS_1995_Library.mat"))["datalib"][:, 0] * 1000
 
 
+def _envi(get: Get, stem: str) -> dict:
+    get(f"{stem}.hdr")  # the reader looks for it beside the other
+    return envi_library.read_library(get(f"{stem}.sli"))
+
+
+def _usgs_spectra(parts: dict) -> dict:
+    """Without records that are no spectra (error bars, wavelengths, resolution), or out of range, or with many values missing;
+    a few are filled from their neighbours in wavelength, because nearly all spectra of one spectrometer lack the last band."""
+    spectra, names, wavelengths = parts["spectra"], parts["names"], parts["wavelengths"]
+    gaps = missing(spectra)
+    order = np.argsort(wavelengths, kind="stable")
+    kept = []
+    for row, name in enumerate(names):
+        if gaps[row].sum() > 10 or name.startswith(("error bars", "Wavelengths in microns", "Resolution in microns")):
+            continue
+        known = order[~gaps[row, order]]
+        spectra[row] = np.where(gaps[row], np.interp(wavelengths, wavelengths[known], spectra[row, known]), spectra[row])
+        if spectra[row].min() >= 0 and spectra[row].max() <= 1.6:
+            kept.append(row)
+    return parts | {"spectra": spectra[kept], "names": [names[row] for row in kept]}
+
+
 _URBAN_REFERENCES = ("Urban_end6.mat", "Urban_end5.mat", "Urban_end4.mat")
 _DATASETS = {
     "samson": Dataset("95 x 95 pixels, 156 bands; soil, tree, water, each endmember scaled to maximum 1.",
@@ -258,11 +335,35 @@ _DATASETS = {
 }
 
 
+_LIBRARIES = {
+    "usgs1995": LibrarySource("spectral library: USGS 1995 (splib04), 498 minerals, 224 AVIRIS bands.", "library_usgs1995_av224",
+                              ("USGS_1995_Library.mat",),
+                              lambda get: matlab_library.read_library(get("USGS_1995_Library.mat"))),
+    "usgs_splib06": LibrarySource("spectral library: USGS splib06, 847 minerals and others, 224 AVIRIS bands.",
+                                  "library_usgs_splib06_av95", ("s06av95a_envi.hdr", "s06av95a_envi.sli"),
+                                  lambda get: _usgs_spectra(_envi(get, "s06av95a_envi"))),
+    "usgs_splib07": LibrarySource("spectral library: USGS splib07, 1602 minerals and others, 224 AVIRIS bands.",
+                                  "library_usgs_splib07_av95", ("s07_AV95_envi.hdr", "s07_AV95_envi.sli"),
+                                  lambda get: _usgs_spectra(_envi(get, "s07_AV95_envi"))),
+    "berlin": LibrarySource("spectral library: Berlin urban surfaces, 75 spectra, 177 EnMAP bands.", "library_berlin_urban",
+                            ("library_berlin.hdr", "library_berlin.sli"),
+                            lambda get: _envi(get, "library_berlin") | {"scale": 10_000.0}),
+}
+
+
 def _dataset(name: str) -> Dataset:
     if name not in _DATASETS:
         raise InputError(f"one of the scenes {', '.join(_DATASETS)}", f"'{name}'",
+                         "a library is loaded with load_library" if name in _LIBRARIES else
                          "a file of your own is opened with open_scene")
     return _DATASETS[name]
+
+
+def _library(name: str) -> LibrarySource:
+    if name not in _LIBRARIES:
+        raise InputError(f"one of the spectral libraries {', '.join(_LIBRARIES)}", f"'{name}'",
+                         "a file of your own is opened with open_library")
+    return _LIBRARIES[name]
 
 
 def _local(name: str) -> Path | None:
@@ -282,7 +383,7 @@ def _get(file: str) -> Path:
     """The path of a file in the cache, downloaded if it is not there or not the right one."""
     address, checksum = _FILES[file]
     url, path = _SITE + address, cache_folder() / file
-    advice = f"save it by hand as {path}, or set PYRO_UNMIX_DATA to a folder with the scene as <name>.npz"
+    advice = f"save it by hand as {path}, or set PYRO_UNMIX_DATA to a folder with the .npz that load_dataset or load_library name"
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel("WARNING")

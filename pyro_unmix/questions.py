@@ -47,25 +47,14 @@ def nearest(endmembers: np.ndarray, names: Sequence[str], library: SpectralLibra
             n: int) -> pd.DataFrame:
     """The `n` materials of a library that draws `(n_draws, K, L)` of the endmembers are most often nearest to:
     `Posterior.identify`."""
-    if n < 1:
-        raise InputError("at least one material", f"{n}")
-    if library.wavelengths is not None and wavelengths is not None:
-        library = library.resample(wavelengths)
-    elif library.spectra.shape[1] != endmembers.shape[2]:
-        raise InputError(f"a library of {endmembers.shape[2]} bands", f"{library.spectra.shape[1]}, and unknown wavelengths",
-                         "give wavelengths to the scene and to the library")
+    library = library.on_bands(endmembers.shape[2], wavelengths)
     spectra = library.spectra.astype(np.float64)
     length = np.linalg.norm(spectra, axis=1)
     cosines = endmembers.astype(np.float64) @ (spectra / np.maximum(length, np.finfo(float).tiny)[:, None]).T
     found = np.where(length > 0, cosines, -np.inf).argmax(axis=2)  # of the least angle
-    angles = spectral_angle(endmembers.mean(axis=0)[:, None], spectra)
-    tables = []
-    for k, name in enumerate(names):
-        probability = np.bincount(found[:, k], minlength=len(library)) / len(found)
-        first = np.lexsort((angles[k], -probability))[:n]
-        tables.append(pd.DataFrame({"endmember": name, "material": [library.names[row] for row in first],
-                                    "probability": probability[first], "angle": angles[k, first]}))
-    return pd.concat(tables, ignore_index=True)
+    probability = np.stack([np.bincount(each, minlength=len(library)) for each in found.T]) / len(found)
+    angle = spectral_angle(endmembers.mean(axis=0)[:, None], spectra)
+    return library.ranking(np.lexsort((angle, -probability)), names, n, probability=probability, angle=angle).drop(columns="rank")
 
 
 def checks(model: UnmixingModel, scene: Scene, maps: Maps, common: Common) -> Checks:

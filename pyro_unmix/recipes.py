@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from pyro_unmix.datasets import load_library
 from pyro_unmix.errors import InputError
-from pyro_unmix.library import SpectralLibrary, open_library
+from pyro_unmix.library import SpectralLibrary
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
 
@@ -86,7 +85,7 @@ def ontech(
     if n_endmembers not in range(2, len(ONTECH_MINERALS) + 1):
         raise InputError(f"n_endmembers a whole number from 2 to {len(ONTECH_MINERALS)}", repr(n_endmembers))
     names = list(ONTECH_MINERALS)[:n_endmembers]
-    samples = (_usgs_library() if library is None else library).select([ONTECH_MINERALS[name] for name in names])
+    samples = (load_library("usgs1995") if library is None else library).select([ONTECH_MINERALS[name] for name in names])
     samples = samples.resample(samples.wavelengths if wavelengths is None else wavelengths)
     return simulate_scene(
         shape=shape, wavelengths=samples.wavelengths, endmembers=samples.spectra, names=names, snr_db=snr_db,
@@ -138,7 +137,7 @@ def cuprite(
         raise InputError(f"two or more different minerals of {', '.join(CUPRITE_MINERALS)}", f"{names}")
     if not 0.0 <= variability <= 1.0:
         raise InputError("variability from 0 to 1", repr(variability))
-    library = _usgs_library() if library is None else library
+    library = load_library("usgs1995") if library is None else library
     grid = library.wavelengths if wavelengths is None else wavelengths
     spectra = []  # of each mineral: the reference sample, then its relatives
     for sample, starts in map(CUPRITE_MINERALS.__getitem__, names):
@@ -178,11 +177,3 @@ def simulate(recipe: str, **options) -> Scene:
         raise InputError(f"options that recipe '{recipe}' takes ({', '.join(signature.parameters)})",
                          str(error).removeprefix("got ")) from error
     return make(**options)
-
-
-def _usgs_library() -> SpectralLibrary:
-    folder = os.environ.get("PYRO_UNMIX_DATA")
-    if not folder:
-        raise InputError("a folder with library_usgs1995_av224.npz in PYRO_UNMIX_DATA", "no folder",
-                         "set it, or give a library")
-    return open_library(Path(folder) / "library_usgs1995_av224.npz")

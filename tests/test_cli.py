@@ -162,6 +162,13 @@ def test_library_names_and_informs_the_endmembers(folder, options, tmp_path, no_
     assert ratio.std() < 0.15 * ratio.mean()
 
 
+def test_library_by_name(folder, options, tmp_path, no_report, monkeypatch):
+    known = pu.open_library(folder / "library.npz")
+    monkeypatch.setattr(cli.datasets, "load_library", {"berlin": known}.__getitem__)
+    works(*options, "--library", "berlin", "--materials", "oak,beech,soil", "--out", tmp_path)
+    assert opened(tmp_path / "summary.nc").endmember.values.tolist() == ["red oak", "beech", "soil"]
+
+
 def test_pixels_without_a_value_are_masked_and_counted(folder, options, tmp_path, no_report):
     image = np.load(folder / "scene.npz")["image"].copy()
     image[0, :3, 5] = np.nan
@@ -339,7 +346,7 @@ def test_benchmarks_that_cannot_be(tiny_benchmark, tmp_path, arguments, message)
 
 def test_datasets(monkeypatch, tmp_path):
     told = works("datasets", "list").out
-    assert "samson" in told and "jasper" in told
+    assert "samson" in told and "jasper" in told and "usgs_splib07" in told
     monkeypatch.setattr(cli.datasets, "fetch_dataset", lambda name: [tmp_path / f"{name}.mat"])
     assert works("datasets", "fetch", "samson").out == f"{tmp_path / 'samson.mat'}\n"
 

@@ -1,4 +1,4 @@
-"""Named scenes: the local folder first, then downloads, here from a server of our own."""
+"""Named scenes and libraries: the local folder first, then downloads, here from a server of our own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ import pytest
 import scipy.io
 
 from pyro_unmix import datasets
-from pyro_unmix.datasets import Dataset, dataset_names, fetch_dataset, load_dataset
+from pyro_unmix.datasets import Dataset, LibrarySource, dataset_names, fetch_dataset, library_names, load_dataset, load_library
 from pyro_unmix.errors import InputError
-from pyro_unmix.io import matlab, open_scene, save_scene
+from pyro_unmix.io import matlab, matlab_library, open_scene, save_scene
+from pyro_unmix.library import open_library
 from pyro_unmix.scene import Scene
 
 DATA = os.environ.get("PYRO_UNMIX_DATA")
@@ -94,10 +95,22 @@ def tiny(request, cache, site, monkeypatch):
                                                             lambda get, variant: matlab.read_scene(get("tiny.mat"))))
 
 
-def test_every_scene_has_a_name_and_a_line():
-    names = dataset_names()
+@pytest.fixture
+def tiny_library(cache, site, monkeypatch):
+    """A library called "tiny", of one file, in micrometres and not in order."""
+    table = np.array([[0.5, 0.01, 1, 0.3, 0.4], [0.4, 0.01, 2, 0.1, 0.2]])
+    content = mat(datalib=table, names=np.array(["wavelength", "resolution", "channel", "clay", "lime"]))
+    site.pages["owner/lib.mat"] = content
+    monkeypatch.setitem(datasets._FILES, "lib.mat", ("owner/lib.mat", sha256(content)))
+    monkeypatch.setitem(datasets._LIBRARIES, "tiny", LibrarySource(
+        "for this test", "library_tiny_2", ("lib.mat",), lambda get: matlab_library.read_library(get("lib.mat"))))
+
+
+def test_everything_has_a_name_and_a_line():
+    names, libraries = dataset_names(), library_names()
     assert {"samson", "jasper_ridge", "urban_crop", "cuprite_crop", "muufl_crop", "sim1", "dc1"} <= names.keys()
-    assert all(0 < len(line) < 100 and "\n" not in line for line in names.values())
+    assert libraries.keys() == {"usgs1995", "usgs_splib06", "usgs_splib07", "berlin"} and not names.keys() & libraries.keys()
+    assert all(0 < len(line) < 100 and "\n" not in line for line in (names | libraries).values())
 
 
 def test_every_file_is_pinned():
@@ -106,7 +119,7 @@ def test_every_file_is_pinned():
         kind, digest = checksum.split(":")
         assert len(commit) == 40 and len(digest) == {"sha256": 64, "git": 40}[kind]
         int(commit, 16), int(digest, 16)
-    used = [file for dataset in datasets._DATASETS.values() for file in dataset.files]
+    used = [file for source in [*datasets._DATASETS.values(), *datasets._LIBRARIES.values()] for file in source.files]
     assert set(used) == set(datasets._FILES)
 
 
@@ -150,6 +163,43 @@ def test_a_wrong_file_in_the_cache_is_downloaded_again(tiny, cache, site):
     np.testing.assert_array_equal(load_dataset("tiny").reflectance, IMAGE)
 
 
+def test_a_library_is_downloaded_once(tiny_library, cache, site):
+    assert fetch_dataset("tiny") == [cache / "lib.mat"]
+    library = load_library("tiny")
+    assert library.names == ["clay", "lime"] and library.wavelengths.tolist() == [400, 500] and library.fwhm.tolist() == [10, 10]
+    np.testing.assert_array_equal(library.spectra, np.float32([[0.1, 0.3], [0.2, 0.4]]))
+    assert site.asked == ["owner/lib.mat"]
+
+
+def test_a_library_in_the_local_folder_comes_first(tiny_library, tmp_path, site, monkeypatch):
+    monkeypatch.setenv("PYRO_UNMIX_DATA", str(tmp_path))
+    np.savez(tmp_path / "library_tiny_2.npz", spectra=np.full((1, 3), 0.5), names=["chalk"])
+    assert load_library("tiny").names == ["chalk"] and fetch_dataset("tiny") == [tmp_path / "library_tiny_2.npz"]
+    assert site.asked == []
+
+
+def test_a_wrong_library_is_refused(tiny_library, cache, site):
+    site.pages["owner/lib.mat"] = b"another"
+    with pytest.raises(InputError, match=r"checksum.*another one.*lib\.mat.*PYRO_UNMIX_DATA"):
+        load_library("tiny")
+    del site.pages["owner/lib.mat"]
+    with pytest.raises(InputError, match=r"status 404; save it by hand as"):
+        load_library("tiny")
+
+
+def test_what_is_kept_of_a_usgs_library():
+    """Gaps of up to ten bands are filled in the order of wavelength, which is not that of the bands."""
+    wavelengths = np.r_[np.arange(0.4, 1.0, 0.05), 0.62, 0.72]
+    line = 0.2 + 0.5 * wavelengths
+    gap, wide, bright, dark = (line.copy() for _ in range(4))
+    gap[[4, 5, -2]], wide[:11], bright[3], dark[3] = -1.23e34, np.nan, 1.7, -0.1
+    names = ["Wavelengths in microns 224ch", "whole", "error bars to preceding", "gap", "wide", "bright", "dark"]
+    kept = datasets._usgs_spectra({"spectra": np.stack([wavelengths, line, line, gap, wide, bright, dark]), "names": names,
+                                   "wavelengths": wavelengths})
+    assert kept["names"] == ["whole", "gap"]
+    np.testing.assert_allclose(kept["spectra"], [line, line], rtol=1e-12)
+
+
 def test_without_a_network(tiny, cache, site, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -174,6 +224,10 @@ def test_names_and_variants_that_do_not_exist(cache):
         load_dataset("salinas")
     with pytest.raises(InputError, match="'salinas'"):
         fetch_dataset("salinas")
+    with pytest.raises(InputError, match=r"usgs1995, usgs_splib06.*'samson'.*open_library"):
+        load_library("samson")
+    with pytest.raises(InputError, match="'berlin'; a library is loaded with load_library"):
+        load_dataset("berlin")
     with pytest.raises(InputError, match=r"urban_crop \(4, 5\).*'6'"):
         load_dataset("urban_crop", variant="6")
     for call in (load_dataset, fetch_dataset):
@@ -226,3 +280,17 @@ def test_scenes_whose_image_is_only_online(name, k, file, layout, cache, publish
     np.testing.assert_allclose(scene.wavelengths, truth["wavelengths"])
     fitted = scene.reference.abundances.values[::9, ::7] @ scene.reference.endmembers.values
     np.testing.assert_allclose(scene.reflectance.values[::9, ::7], fitted, atol=1e-6)
+
+
+@real
+@pytest.mark.parametrize("name", ["usgs1995", "usgs_splib06", "usgs_splib07", "berlin"])
+def test_a_library_that_is_downloaded_equals_the_local_file(name, cache, published, monkeypatch):
+    source, built = datasets._LIBRARIES[name], load_library(name)
+    assert sorted(published.asked) == sorted(datasets._FILES[file][0] for file in source.files)
+    assert fetch_dataset(name) == [cache / file for file in source.files]
+    twin = open_library(Path(DATA) / f"{source.local}.npz")
+    np.testing.assert_allclose(built.spectra, twin.spectra, rtol=1e-6)
+    np.testing.assert_allclose(built.wavelengths, twin.wavelengths)
+    assert built.names == twin.names
+    monkeypatch.setenv("PYRO_UNMIX_DATA", DATA)
+    assert load_library(name).names == twin.names and len(published.asked) == len(source.files)

@@ -19,7 +19,8 @@ FLOORS = """
 errors
 scene
 io metrics simulate subspace
-library datasets labels
+library labels
+datasets
 recipes
 tiles progress numerics mixing encoders denoise likelihood distributions
 priors noise baselines

@@ -1,4 +1,4 @@
-"""Scenes as `.npz`: the names of the contract, no pickles."""
+"""Scenes and spectral libraries as `.npz`: the names of the contract, no pickles."""
 
 from __future__ import annotations
 
@@ -38,6 +38,15 @@ def read_reference(paths: list[Path], size: tuple[int, int], variant: str = "") 
                                  _found(archive), _CONTRACT)
             parts |= reference
     return parts
+
+
+def read_library(path: Path) -> dict:
+    """A spectral library: `spectra` (n, bands) and `names`, and `wavelengths` and `fwhm` if they are there."""
+    with open_archive(path) as archive:
+        if not {"spectra", "names"} <= set(archive.files):
+            raise InputError(f"arrays 'spectra' (n, bands) and 'names' in '{path.name}'",
+                             ", ".join(archive.files) or "no array", "a scene is opened with open_scene")
+        return {name: archive[name] for name in ("spectra", "names", "wavelengths", "fwhm") if name in archive.files}
 
 
 def write_scene(scene: Scene, path: Path) -> None:
