@@ -109,14 +109,14 @@ class UnmixingModel(PyroModule):
                              "call pyro_unmix.initialize(model, scene) or pyro_unmix.fit(model, scene)")
         observed = tiles.pixels()
         n_pixels, n_bands = observed.shape
-        known, labelled = tiles.known()
+        known, labelled = cast(tuple[Tensor | None, torch.BoolTensor | None], tiles.known())
 
         endmembers = pyro.sample("endmembers", self.endmembers(self.n_endmembers, n_bands))
         noise_scale = pyro.sample("noise_scale", self.noise.prior(n_bands))
         endmembers = self.evidence * endmembers + (1 - self.evidence) * endmembers.detach()  # same value, tempered gradient
         with poutine.scale(scale=tiles.scale), pyro.plate("pixel", n_pixels):
             with poutine.scale(scale=tiles.kl_weight):
-                abundances = pyro.sample("abundances", self.abundances(self.n_endmembers), obs=known, obs_mask=cast(torch.BoolTensor | None, labelled))
+                abundances = pyro.sample("abundances", self.abundances(self.n_endmembers), obs=known, obs_mask=labelled)
                 mean = self.mixing(abundances, endmembers)
                 if self.brightness is not None:
                     mean = pyro.sample("brightness", self.brightness.prior())[..., None] * mean
