@@ -123,6 +123,51 @@ class UnmixingModel(PyroModule):
             pyro.sample("reflectance", self.noise.likelihood(mean, noise_scale), obs=observed)
         return mean
 
+    @torch.no_grad()
+    def generate(self, abundances: Tensor | np.ndarray, n_bands: int, **given: Tensor | np.ndarray | float) -> Tensor:
+        """Spectra that the model makes of given abundances: what is not given is drawn from its priors.
+
+        Random numbers are those of torch's generator.
+
+        Parameters
+        ----------
+        abundances
+            `(n, n_endmembers)`, on the simplex.
+        given
+            Values of other sites by name: `endmembers` `(n_endmembers, n_bands)`, `brightness` `(n,)`, `noise_scale`
+            `(n_bands,)`; one number stands for all.
+
+        Returns
+        -------
+        spectra
+            `(n, n_bands)`, in the unit of the endmembers.
+
+        Raises
+        ------
+        InputError
+            Abundances of another number of endmembers or off the simplex, a site the model does not have, or a shape that does
+            not fit; a model whose open parts are not filled.
+        """
+        abundances = torch.as_tensor(abundances, dtype=torch.float32)
+        if abundances.ndim != 2 or abundances.shape[1] != self.n_endmembers or not (
+                (abundances >= 0).all() and ((abundances.sum(dim=1) - 1).abs() < 1e-3).all()):
+            raise InputError(f"abundances (n, {self.n_endmembers}), at least 0 and summing to one in each row",
+                             f"shape {tuple(abundances.shape)}", "divide them by their sum")
+        shapes = {"endmembers": (self.n_endmembers, n_bands), "noise_scale": (n_bands,)}
+        if self.brightness is not None:
+            shapes["brightness"] = (len(abundances),)
+        values = {"abundances": abundances}
+        for name, value in given.items():
+            value = torch.as_tensor(value, dtype=torch.float32)
+            if name not in shapes or tuple(value.shape) not in {(), shapes[name]}:
+                raise InputError("sites among " + ", ".join(f"{site} {shape}" for site, shape in shapes.items()),
+                                 f"{name} of shape {tuple(value.shape)}")
+            values[name] = value.expand(shapes[name])
+        blank = torch.ones(1, 1, len(abundances), dtype=torch.bool)
+        tiles = Tiles(torch.zeros(1, n_bands, 1, len(abundances)), blank, blank)
+        told = poutine.trace(poutine.condition(poutine.uncondition(self), data=values)).get_trace(tiles)
+        return cast(Tensor, told.nodes["reflectance"]["value"])
+
     @property
     def least_squares_is_mode(self) -> bool:
         """Whether constrained least squares, where the guide starts, are the most probable abundances: linear mixing, and a prior
