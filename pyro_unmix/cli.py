@@ -248,6 +248,50 @@ def benchmark(
               f"wrote {out_folder}: read {out_folder / 'table.md'}")
 
 
+Smoke = Annotated[bool, typer.Option("--smoke", help="In a minute, to see that it runs: the figures are of no use.")]
+
+
+@app.command("transfer")
+def transfer_command(
+    out_folder: OutFolder,
+    scene: Annotated[str, typer.Option(help="The real scene: a file, or a name of 'pyro-unmix datasets list'.")] = "cuprite_crop",
+    minerals: Annotated[str | None, typer.Option(help="Of the Cuprite recipe, separated by commas; all 12 if left out.")] = None,
+    guide: Annotated[Guide, typer.Option()] = "spacnn",
+    steps: Annotated[int, typer.Option(min=1, help="Simulated scenes to train on.")] = 1000,
+    mse_weight: Annotated[float, typer.Option(help="Of the squared error of the mean abundances, beside -log q.")] = 0.0,
+    scenes: Annotated[int, typer.Option(min=1, help="Simulated scenes to test on.")] = 4,
+    seed: Seed = 0,
+    smoke: Smoke = False,
+) -> None:
+    """Train a guide on simulated minerals, and map a real scene that it has never seen."""
+    from pyro_unmix.experiments.transfer import run_transfer
+
+    named = None if minerals is None else [name.strip() for name in minerals.split(",")]
+    steps, scenes, side = (20, 1, 16) if smoke else (steps, scenes, 48)
+    run_transfer(out_folder, scene, minerals=named, guide=guide, steps=steps, mse_weight=mse_weight, scenes=scenes, seed=seed,
+                 side=side)
+    out.print((out_folder / "table.md").read_text().split("\n- ")[0])
+    out.print(f"wrote {out_folder}: open {out_folder / 'report.html'} and {out_folder / 'maps.png'}")
+
+
+@app.command("sensitivity")
+def sensitivity_command(
+    out_folder: OutFolder,
+    guide: Annotated[Guide, typer.Option()] = "spacnn",
+    steps: Annotated[int, typer.Option(min=1, help="Simulated scenes to train on, twice.")] = 1000,
+    scenes: Annotated[int, typer.Option(min=1, help="Simulated scenes of every shift.")] = 4,
+    seed: Seed = 0,
+    smoke: Smoke = False,
+) -> None:
+    """Ask a guide trained on simulated minerals about scenes that are not what it was trained on."""
+    from pyro_unmix.experiments.sensitivity import run_sensitivity
+
+    steps, scenes, side = (20, 1, 16) if smoke else (steps, scenes, 48)
+    run_sensitivity(out_folder, guide=guide, steps=steps, scenes=scenes, seed=seed, side=side)
+    out.print((out_folder / "table.md").read_text())
+    out.print(f"wrote {out_folder}")
+
+
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fit.")]) -> None:
     """Write report.html of a run folder again."""

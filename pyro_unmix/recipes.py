@@ -46,6 +46,8 @@ CUPRITE_MINERALS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Sphene": ("Sphene HS189.3B", ("Sphene",)),
     "Chalcedony": ("Chalcedony CU91-6A", ("Chalcedony",)),
 }
+# Length scale of what a scene's spectra depart from a library's by.
+_SMOOTH_NM = 150.0
 
 
 def ontech(
@@ -103,6 +105,7 @@ def cuprite(
     correlation_length: float = 4.0,
     pure_share: float = 0.05,
     variability: float = 1.0,
+    departure: float = 0.0,
     brightness: float = 0.1,
     library: SpectralLibrary | None = None,
     seed: int = 0,
@@ -121,6 +124,10 @@ def cuprite(
     variability
         How far the spectra of a pixel go from the reference sample towards the other samples: 0 not at all, which is linear
         mixing of the reference endmembers, 1 all the way.
+    departure
+        How far all spectra of a scene are from those of a laboratory: standard deviation of the logarithm of a factor that is
+        smooth over wavelength, one for the sensor and one for each mineral, the same in every pixel. The reference
+        endmembers are those of the scene.
     library
         A library with these minerals; by default that of USGS (Clark et al. 1993, USGS Open File Report 93-592) on the
         bands of AVIRIS.
@@ -137,18 +144,33 @@ def cuprite(
         raise InputError(f"two or more different minerals of {', '.join(CUPRITE_MINERALS)}", f"{names}")
     if not 0.0 <= variability <= 1.0:
         raise InputError("variability from 0 to 1", repr(variability))
+    if not 0.0 <= departure < np.inf:
+        raise InputError("a departure of 0 or more", repr(departure))
     library = load_library("usgs1995") if library is None else library
-    grid = library.wavelengths if wavelengths is None else wavelengths
+    grid = library.wavelengths if wavelengths is None else np.asarray(wavelengths, dtype=np.float64)
+    if grid is None:
+        raise InputError("wavelengths of the library", "none", "give them when it is made")
     spectra = []  # of each mineral: the reference sample, then its relatives
     for sample, starts in map(CUPRITE_MINERALS.__getitem__, names):
         relatives = [row for row, name in enumerate(library.names) if name.startswith(starts) and name != sample]
         spectra.append(library.select([sample, *relatives]).resample(grid).spectra)
+    factors = _smooth_factors(grid, len(names), departure, seed) if departure else np.ones((len(names), 1))
+    spectra = [factor * samples for factor, samples in zip(factors, spectra, strict=True)]
     return simulate_scene(
         shape=shape, wavelengths=grid, endmembers=np.stack([samples[0] for samples in spectra]), names=names,
         variants=[samples[0] + variability * (samples[1:] - samples[0]) for samples in spectra], snr_db=snr_db,
         concentration=concentration, correlation_length=correlation_length, pure_share=pure_share, brightness=brightness,
         seed=seed, name="cuprite",
     )
+
+
+def _smooth_factors(wavelengths: np.ndarray, n: int, sd: float, seed: int) -> np.ndarray:
+    """`(n, bands)`: what all share times what each has of its own, logarithms Gaussian over wavelength."""
+    apart = (wavelengths[:, None] - wavelengths) / _SMOOTH_NM
+    values, vectors = np.linalg.eigh(np.exp(-0.5 * apart**2))
+    shared, *own = sd * (np.random.default_rng([seed, n]).standard_normal((n + 1, len(values))) * np.sqrt(np.maximum(values, 0))
+                         ) @ vectors.T
+    return np.exp(shared + np.stack(own))
 
 
 RECIPES: dict[str, Callable[..., Scene]] = {

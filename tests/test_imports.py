@@ -42,6 +42,7 @@ transfer
 components plot arviz refined
 report benchmark
 run_folder
+experiments
 cli
 __init__
 """.split("\n")[1:-1]

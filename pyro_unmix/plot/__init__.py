@@ -5,7 +5,7 @@ Each function returns the figure: save it with `figure.savefig(...)`. In a noteb
 
 from pyro_unmix.plot.calibration import coverage
 from pyro_unmix.plot.confidence import confidence_maps
-from pyro_unmix.plot.maps import abundance_maps, exceedance
+from pyro_unmix.plot.maps import abundance_maps, compare_maps, exceedance
 from pyro_unmix.plot.methods import benchmark
 from pyro_unmix.plot.one_pixel import pixel
 from pyro_unmix.plot.quality import trust, uncertainty
@@ -13,6 +13,6 @@ from pyro_unmix.plot.spectra import endmembers
 from pyro_unmix.plot.training import loss
 
 __all__ = [
-    "abundance_maps", "benchmark", "confidence_maps", "coverage", "endmembers", "exceedance", "loss", "pixel", "trust",
-    "uncertainty",
+    "abundance_maps", "benchmark", "compare_maps", "confidence_maps", "coverage", "endmembers", "exceedance", "loss", "pixel",
+    "trust", "uncertainty",
 ]

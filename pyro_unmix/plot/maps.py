@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import xarray as xr
@@ -47,6 +48,27 @@ def abundance_maps(post, reference: xr.Dataset | None = None) -> Figure:
         rows.append(_Row("reference\nabundance", known.abundances, "viridis", 1.0))
         titles.append(known_names)
     return _draw(rows, titles)
+
+
+def compare_maps(rows: Mapping[str, xr.DataArray]) -> Figure:
+    """Maps of abundances from several sources, one row a source, all on one scale from 0 to the largest.
+
+    Parameters
+    ----------
+    rows
+        By label: `(y, x, endmember)`, of the same endmembers; NaN is grey.
+
+    Raises
+    ------
+    InputError
+        No row, or rows of other endmembers or of another size.
+    """
+    maps = list(rows.values())
+    if not maps or any(each.sizes != maps[0].sizes or _names(each) != _names(maps[0]) for each in maps):
+        raise InputError("maps (y, x, endmember) of the same endmembers", f"{[dict(each.sizes) for each in maps]}")
+    top = max(float(each.max()) for each in maps)
+    return _draw([_Row(label, each, "viridis", top) for label, each in rows.items()],
+                 [_names(maps[0])] + [[""] * len(_names(maps[0]))] * (len(maps) - 1))
 
 
 def exceedance(post, threshold: float) -> Figure:
