@@ -19,7 +19,7 @@ def sensitivity(results: pd.DataFrame) -> Figure:
     figure, axes = subplots(1, 2, (10.0, 1.2 + 0.3 * len(means)), sharey=True)
     errors = [("rmse", "guide", "o"), ("fcls_rmse", "FCLS, library spectra", "s"), ("nnls_rmse", "NNLS, library spectra", "^")]
     covers = [("cover_90", "90 % intervals", "o"), ("cover_50", "50 % intervals", "s")]
-    for axis, lines, label in zip(axes.flat, (errors, covers), ("abundance RMSE", "share of true abundances inside"), strict=True):
+    for axis, lines, label in zip(axes.flat, (errors, covers), ("abundance RMSE", "share of abundances inside"), strict=True):
         for colour, (column, name, marker) in zip(COLOURS, lines, strict=False):
             axis.plot(means[column], at, marker, color=colour, label=name)
         axis.set_xlabel(label)
