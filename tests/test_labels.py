@@ -199,7 +199,7 @@ def test_more_labels_say_more(brightness):
 
 
 def test_open_endmembers_are_those_of_the_labels(mixed_scene, labels):
-    """In the order of the labels. Blind, those of a scene without pure pixels are farther away; and a prior of one's own stays."""
+    """In the order of the labels. Blind, those of a scene without pure pixels are farther away; a prior of one's own stays."""
     truth = mixed_scene.reference.endmembers.values
     model, start = pu.initialize(pu.UnmixingModel(brightness="none"), mixed_scene, labels=labels)
     blind = pu.initialize(pu.UnmixingModel(K, brightness="none"), mixed_scene)[1].endmembers.numpy()

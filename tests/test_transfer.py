@@ -1,4 +1,4 @@
-"""Guides trained on simulated scenes: better than before and than least squares, honest, repeatable, and refused where it must be."""
+"""Guides trained on simulated scenes: better than before and than least squares, honest, repeatable, refused where they must be."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ WAVELENGTHS = np.linspace(400.0, 2500.0, L)
 SPECTRA = absorption_spectra(K, WAVELENGTHS)
 # Of each material another sample, of a shape of its own.
 VARIANTS = [spectrum[None] * (1 + 0.3 * np.sin(WAVELENGTHS / 300 + phase)) for phase, spectrum in enumerate(SPECTRA)]
-MODEL = pu.UnmixingModel(K, endmembers=pu.priors.MVNEndmembers(SPECTRA, torch.stack([0.01 * torch.eye(L)] * K)), brightness="none")
+PRIOR = pu.priors.MVNEndmembers(SPECTRA, torch.stack([0.01 * torch.eye(L)] * K))
+MODEL = pu.UnmixingModel(K, endmembers=PRIOR, brightness="none")
 CONFIG = pu.FitConfig(device="cpu")
 
 
@@ -194,7 +195,8 @@ def test_scenes_of_other_bands_are_refused():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"model": pu.UnmixingModel(K)}, "a model with an endmember prior"), ({"model": pu.UnmixingModel()}, "a model with an endmember"),
+    ({"model": pu.UnmixingModel(K)}, "a model with an endmember prior"),
+    ({"model": pu.UnmixingModel()}, "a model with an endmember prior"),
     ({"mse_weight": -1.0}, "mse_weight"), ({"mse_weight": float("nan")}, "mse_weight"), ({"steps": -1}, "calibration_steps"),
 ])
 def test_arguments_that_cannot_be(options, message):
