@@ -52,8 +52,8 @@ def transfer(
     Parameters
     ----------
     model
-        With an endmember prior of its own, such as the spectra of a library: endmember k is that of the simulated scenes. Open
-        parts (noise, brightness) are filled from one simulated scene.
+        With an endmember prior of its own, such as the spectra of a library: endmember k is that of the simulated scenes. Its
+        noise gives way to what is measured on some of them (`misfit`); a brightness that is open is decided from the first.
     scenes
         From a seed to a scene whose reference holds the `abundances` and, where it varies, the `brightness` of every pixel.
     steps

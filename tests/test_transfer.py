@@ -1,4 +1,4 @@
-"""Guides trained on simulated scenes: better than before and than least squares, honest, repeatable, refused where they must be."""
+"""Guides trained on simulated scenes: better than before and than least squares, honest, repeatable, and what is refused."""
 
 from __future__ import annotations
 
