@@ -52,13 +52,13 @@ class SimplexNormal(TorchDistribution):
 
     arg_constraints = {"loc": constraints.real_vector, "scale": constraints.independent(constraints.positive, 1)}
     support = constraints.simplex
-    has_rsample = True
 
     def __init__(self, loc: Tensor, coefficients: Tensor, scale: Tensor, order: Tensor | None = None,
                  concentration: Tensor | None = None, validate_args: bool | None = None):
         k = loc.shape[-1] + 1
         self.loc, self.coefficients, self.scale, self.concentration = loc, coefficients.tril(-1), scale, concentration
         self.order = torch.arange(k, device=loc.device).expand(*loc.shape[:-1], k) if order is None else order
+        self.has_rsample = concentration is None
         super().__init__(loc.shape[:-1], torch.Size([k]), validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> SimplexNormal:
@@ -188,7 +188,13 @@ def mean_of(q: TorchDistributionMixin) -> Tensor:
     try:
         return q.mean
     except NotImplementedError:
+        pass
+    if q.has_rsample:
         return q.rsample(torch.Size([_FEW_DRAWS])).mean(dim=0)
+    # Draws that have no gradient themselves: that of their density (Williams 1992, Machine Learning 8), which adds zero.
+    draws = q.sample(torch.Size([_FEW_DRAWS]))
+    mean, log_prob = draws.mean(dim=0), q.log_prob(draws)
+    return mean + ((log_prob - log_prob.detach())[..., None] * (draws - mean)).sum(dim=0) / (_FEW_DRAWS - 1)
 
 
 def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ class Fit:
     shared: Shared | None = None
 
     def __post_init__(self):
-        self.names = _endmember_names(self.names, self.model.n_endmembers)
+        self.names = endmember_names(self.names, self.model.n_endmembers)
 
     def posterior(self, scene: Scene) -> Posterior:
         """The posterior of a scene: the one fitted, or another of the same sensor, in one forward pass."""
@@ -200,7 +200,7 @@ def fit(
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     device = config.torch_device()
     if model.n_endmembers != "auto":
-        names = _endmember_names(names, model.n_endmembers)
+        names = endmember_names(names, model.n_endmembers)
     with seeded(seed), flush_denormals(), pyro.get_param_store().scope(), \
             StageProgress(progress) as bar:
         began = time.perf_counter()
@@ -208,7 +208,7 @@ def fit(
         model, start = initialize(model, scene, seed=seed, labels=labels)
         if labels is not None:
             labels = check_labels(labels, scene, model.n_endmembers)
-        names = _endmember_names(names, model.n_endmembers)
+        names = endmember_names(names, model.n_endmembers)
         bar.advance()
         trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None,
                           seed, labels=labels, mse_weight=mse_weight)
@@ -240,7 +240,8 @@ def finished(trainer: Trainer, scene: Scene, names: list[str] | None) -> Fit:
     )
 
 
-def _endmember_names(names: list[str] | None, k: int) -> list[str]:
+def endmember_names(names: list[str] | None, k: int) -> list[str]:
+    """These, or numbers where they are None; refused where they are not `k` that differ."""
     if names is None:
         return [f"endmember {number + 1}" for number in range(k)]
     if len(names) != k:

@@ -10,12 +10,14 @@ from pyro_unmix.scene import Scene
 
 # How far from one a sum of known abundances may be: files round.
 _SUM = 1e-3
-# Rounds in which endmembers and brightness are found from each other.
-_ROUNDS = 10
+# Most rounds in which endmembers and brightness are found from each other, and the change of brightness that ends them. There are
+# many: how bright materials are relative to each other is only in the mixed pixels, and comes slowly.
+_ROUNDS, _CHANGE = 1000, 1e-6
 
 
 def check_labels(labels: np.ndarray | xr.DataArray, scene: Scene, n_endmembers: int | None) -> np.ndarray:
-    """Known abundances `(y, x, n_endmembers)` of a scene, float64, NaN where they are not known or the pixel is not in use.
+    """Known abundances `(y, x, n_endmembers)` of a scene, float64, with sums of exactly one, and NaN where they are not known or
+    the pixel is not in use.
 
     Raises
     ------
@@ -35,7 +37,7 @@ def check_labels(labels: np.ndarray | xr.DataArray, scene: Scene, n_endmembers: 
         raise InputError(f"labels of pixels that differ enough to tell {values.shape[-1]} endmembers apart",
                          f"{len(given)} pixels", "label pixels of every material; NaN: not known")
     values[~known] = np.nan
-    return values
+    return values / values.sum(axis=-1, keepdims=True)
 
 
 def labelled_endmembers(pixels: np.ndarray, abundances: np.ndarray, brightness: bool) -> np.ndarray:
@@ -46,8 +48,11 @@ def labelled_endmembers(pixels: np.ndarray, abundances: np.ndarray, brightness: 
     factor = np.ones(len(pixels))
     endmembers = np.linalg.lstsq(abundances, pixels, rcond=None)[0]
     for _ in range(_ROUNDS if brightness else 0):
-        mixed = abundances @ endmembers
+        mixed, before = abundances @ endmembers, factor
         factor = (pixels * mixed).sum(axis=1) / np.maximum((mixed**2).sum(axis=1), 1e-12)
         factor = np.maximum(factor / max(np.median(factor), 1e-12), 0.0)
-        endmembers = np.linalg.lstsq(factor[:, None] * abundances, pixels, rcond=None)[0]
+        lit = factor[:, None] * abundances
+        endmembers = np.linalg.lstsq(lit.T @ lit, lit.T @ pixels, rcond=None)[0]
+        if np.abs(factor - before).max() < _CHANGE:
+            break
     return np.maximum(endmembers, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,6 @@ from pyro_unmix.tiles import Tiles, Tiling, whole
 _BATCHES, _MAPS, _SPARE = 20, 10, 4
 # No abundance is zero in float32, where it has no logarithm.
 _LEAST = 1e-30
-# Of a label.
-_LEAST_LABEL = 1e-4
 # Seeds of simulated scenes are drawn below this.
 _SEEDS = 2**31
 
@@ -127,13 +126,10 @@ class SimulatedScenes:
     def check(self, scene: Scene) -> None:
         """Raise `InputError` where a scene has no truth, or another number of endmembers or bands."""
         truth = None if scene.reference is None else scene.reference.get("abundances")
-        if truth is None or truth.shape[2] != self.n_endmembers or scene.n_bands != self.n_bands:
+        if (truth is None or truth.shape[2] != self.n_endmembers or scene.n_bands != self.n_bands
+                or not np.isfinite(truth.values[scene.mask.values]).all()):
             raise InputError(f"simulated scenes with {self.n_bands} bands and the abundances of {self.n_endmembers} endmembers",
                              f"{scene}")
-
-    def abundances(self, n_scenes: int) -> Tensor:
-        """Of all pixels of `n_scenes` scenes, `(n, n_endmembers)`."""
-        return torch.cat([self()[1].cpu() for _ in range(n_scenes)])
 
     def __call__(self) -> Pairs:
         """One scene, whole, of a seed that torch's generator gives; refused as by `check`."""
@@ -166,9 +162,7 @@ class LabelledPixels:
         tiles = replace(tiles, core=tiles.core & tiles.labelled)
         known, _ = tiles.known()
         assert known is not None
-        # Labels have exact zeros, where a density may have a pole.
-        abundances = known.clamp_min(_LEAST_LABEL)
-        return tiles, abundances / abundances.sum(dim=1, keepdim=True), None
+        return tiles, known, None
 
 
 def _lit(mean: Tensor, brightness: Tensor | None) -> Tensor:

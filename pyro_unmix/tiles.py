@@ -12,6 +12,9 @@ from torch import Tensor
 from pyro_unmix.errors import InputError
 from pyro_unmix.scene import Scene
 
+# Labels have exact zeros, where a density may have a pole.
+_LEAST_LABEL = 1e-4
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -74,7 +77,7 @@ class Tiling:
     halo
         Pixels of context on every side. Half the receptive field of the guide makes tiles exact.
     labels
-        `(y, x, n_endmembers)`, NaN where they are not known: `check_labels`.
+        `(y, x, n_endmembers)`, NaN where they are not known: `check_labels`. Taken as 1e-4 or more.
 
     Raises
     ------
@@ -99,7 +102,8 @@ class Tiling:
         self.labels = self.labelled = None
         if labels is not None:
             known = use & np.isfinite(labels).all(axis=-1)
-            filled = np.where(known[..., None], labels, 1.0 / labels.shape[-1]).astype(np.float32)
+            filled = np.where(known[..., None], np.maximum(labels, _LEAST_LABEL), 1.0)
+            filled = (filled / filled.sum(axis=-1, keepdims=True)).astype(np.float32)
             padded = np.pad(filled, (*pad, (0, 0)), constant_values=1.0 / labels.shape[-1])
             self.labels = torch.from_numpy(padded).movedim(-1, 0).contiguous().to(device)
             self.labelled = torch.from_numpy(np.pad(known, pad)).to(device)

@@ -214,8 +214,8 @@ class Trainer:
 
     def _belongs_to(self) -> str:
         """Digest of everything that decides how training goes on."""
-        digest = hashlib.sha256(f"{self.seed} {self.config} {self.model} {self.guide}".encode())
-        labels = [] if self.tiling.labels is None else [self.tiling.labels]
+        digest = hashlib.sha256(f"{self.seed} {self.config} {self.model} {self.guide} {self.mse_weight}".encode())
+        labels = [part for part in (self.tiling.labels, self.tiling.labelled) if part is not None]
         for tensor in (self.tiling.image, *labels, *self.model.state_dict().values()):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.fit import Fit, FitConfig, finished
+from pyro_unmix.fit import Fit, FitConfig, endmember_names, finished
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import initialize
 from pyro_unmix.model import UnmixingModel
@@ -52,8 +52,8 @@ def transfer(
     Parameters
     ----------
     model
-        With an endmember prior of its own, such as the spectra of a library: endmember k is that of the simulated scenes. Open
-        parts (noise, brightness) are filled from one simulated scene.
+        With an endmember prior of its own, such as the spectra of a library: endmember k is that of the simulated scenes. Its
+        noise gives way to what is measured on some of them (`misfit`); a brightness that is open is decided from the first.
     scenes
         From a seed to a scene whose reference holds the `abundances` and, where it varies, the `brightness` of every pixel.
     steps
@@ -85,20 +85,24 @@ def transfer(
         first = scenes(seed)
         pairs = SimulatedScenes(scenes, model.n_endmembers, first.n_bands, device)
         pairs.check(first)
+        if names is None and first.reference is not None:
+            names = [str(name) for name in first.reference.endmember.values]
+        names = endmember_names(names, model.n_endmembers)
         model, start = initialize(model, first, seed=seed)
         some = [pairs() for _ in range(_SCENES)]
-        noise = misfit(some, start.endmembers)
+        # Where the model has no brightness, that of the scenes is one more way to depart from its mixtures.
+        noise = misfit([(tiles, abundances, None if start.brightness is None else brightness)
+                        for tiles, abundances, brightness in some], start.endmembers)
         bar.advance()
         # One posterior for scenes that differ: what pixels share is not drawn from any of them.
         start = replace(start, joint=False, denoise=None, noise_scale=noise.scale.float(),
                         noise_correlation=noise.cholesky(torch.ones(first.n_bands)))
         trainer = Trainer(model.replace(noise=noise), guide, first, start, config, device, bar, None, seed, pairs=pairs,
                           mse_weight=mse_weight)
-        trainer.guide.head.learn_prior(concentration_of(torch.cat([abundances for _, abundances, _ in some])).float().to(device))
+        concentration = concentration_of(torch.cat([abundances.cpu() for _, abundances, _ in some]))
+        trainer.guide.head.learn_prior(concentration.float().to(device))
         trainer.seconds["initialize"] = time.perf_counter() - began
         trainer.run()
-    if names is None and first.reference is not None:
-        names = [str(name) for name in first.reference.endmember.values]
     return finished(trainer, first, names)
 
 

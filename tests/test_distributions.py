@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
+from torch.distributions.transforms import StickBreakingTransform
 
-from pyro_unmix.distributions import SimplexNormal, log_normal_mass, marginals, truncated_normal
+from pyro_unmix.distributions import SimplexNormal, log_normal_mass, marginals, mean_of, truncated_normal
 
 CASES = {"inside": ([0.3, 0.4], -0.5, [0.05, 0.1]), "at a face": ([-0.05, 0.5], 0.3, [0.04, 0.1]),
          "at a corner": ([1.1, 0.05], -0.8, [0.05, 0.05]), "far outside": ([-0.6, 1.3], 0.2, [0.05, 0.08]),
@@ -215,3 +217,44 @@ def test_marginals_are_those_of_draws(concentration):
     for one, other in ((found.mean, draws.mean(0)), (found.sd, draws.std(0)), (found.quantiles, draws.quantile(levels, dim=0))):
         assert ((one - other) / spread).abs().mean() < 0.06
     assert ((found.mean[1:] - draws.mean(0)[:-1]) / spread[1:]).abs().mean() > 0.4  # negative control: another pixel
+
+
+# The mean, with its gradient
+
+
+def test_mean_of_a_dirichlet_is_exact():
+    concentration = torch.tensor([[0.2, 1.0, 3.0]], requires_grad=True)
+    found = mean_of(dist.Dirichlet(concentration))
+    torch.testing.assert_close(found, concentration / concentration.sum())
+    found[0, 0].backward()
+    torch.testing.assert_close(concentration.grad, torch.tensor([[4.0, -0.2, -0.2]]) / 4.2**2)
+
+
+def logistic_normal(loc):
+    return dist.TransformedDistribution(dist.Normal(loc, 0.5).to_event(1), [StickBreakingTransform()])
+
+
+def simplex_normal(loc, concentration=None):
+    poles = None if concentration is None else torch.full_like(loc, concentration)
+    return SimplexNormal(loc, torch.zeros(*loc.shape, 2, dtype=loc.dtype), torch.full_like(loc, 0.1), None, poles)
+
+
+@pytest.mark.parametrize("make", [logistic_normal, simplex_normal, lambda loc: simplex_normal(loc, 0.4)],
+                         ids=["logistic-normal", "simplex-normal", "simplex-normal with poles"])
+def test_mean_of_other_distributions_is_that_of_draws(make):
+    """So is its gradient, which no draw of a distribution with poles has: over 4000 equal pixels, against differences of the
+    means of as many draws of the same random numbers, within 8 % of the largest."""
+    loc, n = torch.tensor([0.1, 0.25], dtype=torch.float64), 4000
+
+    def mean(loc, n_each):
+        torch.manual_seed(0)
+        return make(loc.expand(n, 2)).sample(torch.Size([n_each])).mean((0, 1))
+
+    moved = loc.clone().requires_grad_()
+    found = mean_of(make(moved.expand(n, 2))).mean(0)
+    assert found.sum().item() == pytest.approx(1.0, abs=1e-5)
+    torch.testing.assert_close(found.detach(), mean(loc, 8), atol=5e-3, rtol=0)
+    step = 0.02 * torch.eye(2, dtype=torch.float64)
+    differences = torch.stack([(mean(loc + by, 8) - mean(loc - by, 8)) / 0.04 for by in step], dim=1)
+    gradient = torch.stack([torch.autograd.grad(found[k], moved, retain_graph=True)[0] for k in range(3)])
+    assert (gradient - differences).abs().max() < 0.08 * differences.abs().max()

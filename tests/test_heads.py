@@ -206,3 +206,52 @@ def test_a_calibrated_dirichlet_keeps_its_mean_however_wide_it_is():
     torch.testing.assert_close(q.mean, corner, atol=0.01, rtol=0)
     q.log_prob(torch.full((1, 9), 1 / 9)).sum().backward()
     assert head.precision[-1].bias.grad.abs() > 0
+
+
+def test_a_calibrated_dirichlet_moves_its_mean_only_towards_truth_it_did_not_make():
+    """From exact pairs the mean is learned too, and features with it; from its own draws the precision alone."""
+    for exact in (True, False):
+        head, (estimate, truth) = built("dirichlet", 3), estimate_of(3)
+        before = estimate.abundances.clone()
+        assert head.calibrate(exact) == exact and head.calibrated
+        assert all(parameter.requires_grad == exact for parameter in head.mean.parameters())
+        features = truth @ torch.ones(3, FEATURES)
+        loss = -head(features, estimate).log_prob((truth + 1e-4) / (1 + 3e-4)).mean()
+        loss.backward()
+        assert (head.mean.bias.grad is not None) == exact and head.precision[-1].bias.grad.abs().sum() > 0
+        torch.testing.assert_close(estimate.abundances, before)
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_a_softmax_is_no_surer_than_one_pseudo_count(k):
+    """Concentrations sum to one, so that the variance of an abundance is m (1 - m) / 2 wherever its mean m is: 20,000 draws,
+    standard deviations within 3 %. Negative control: a Dirichlet of the same means and ten times the total."""
+    head = built("softmax", k)
+    q = head(torch.randn(8, FEATURES), estimate_of(k)[0])
+    torch.testing.assert_close(q.concentration.sum(-1), torch.ones(8))
+    assert q.mean.std(dim=0).min() > 0.01  # it is heard what the features say
+    expected = (q.mean * (1 - q.mean) / 2).sqrt()
+    torch.testing.assert_close(q.stddev, expected)
+    torch.testing.assert_close(q.sample(torch.Size([20_000])).std(dim=0), expected, rtol=0.03, atol=0)
+    surer = type(q)(10 * q.concentration).sample(torch.Size([20_000])).std(dim=0)
+    assert (surer < 0.5 * expected).all()
+
+
+def test_one_draw_of_a_softmax_misses_even_where_its_mean_is_the_truth():
+    """The root mean squared error of one draw a pixel is the standard deviation above: 0.33 in the middle of the simplex of
+    three, where the mean has none."""
+    head = built("softmax", 3)
+    for part in head.parameters():
+        torch.nn.init.zeros_(part)
+    q = head(torch.randn(20_000, FEATURES), None)
+    torch.testing.assert_close(q.mean, torch.full((20_000, 3), 1 / 3))
+    assert (q.sample() - 1 / 3).square().mean().sqrt().item() == pytest.approx((1 / 9) ** 0.5, rel=0.02)
+
+
+def test_a_softmax_stays_a_dirichlet_however_sure_it_is():
+    head = built("softmax", 3)
+    torch.nn.init.constant_(head.layer.bias, 0.0)
+    with torch.no_grad():
+        head.layer.bias[0] = 1e4
+    q = head(torch.zeros(2, FEATURES), None)
+    assert (q.concentration >= 1e-3).all() and q.log_prob(torch.tensor([0.98, 0.01, 0.01])).isfinite().all()

@@ -99,6 +99,73 @@ def test_log_density_is_that_of_the_story(scene, known, brightness):
     np.testing.assert_allclose(trace.log_prob_sum().item(), expected, rtol=2e-4)
 
 
+# Some abundances observed
+
+
+def labels_of(scene, share=0.5, seed=0):
+    """Of so many pixels, at random."""
+    rng = np.random.default_rng(seed)
+    labels = rng.dirichlet(np.ones(K), scene.shape[:2])
+    labels[rng.random(labels.shape[:2]) >= share] = np.nan
+    return labels
+
+
+@pytest.mark.parametrize("brightness", ["none", "pixel"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none", "some", "all"])
+def test_log_density_where_some_abundances_are_observed(scene, known, brightness, share):
+    """Against SciPy: labelled pixels at their label, the others at what the guide has drawn. Negative control: all at what it has
+    drawn."""
+    model, guide = bound(scene, known, brightness=brightness, abundances=priors.Dirichlet([0.5, 1.0, 2.0]))
+    tiles = pu.Tiling(scene, 5, labels=labels_of(scene, share)).batch([0]).weighted(0.25)
+    label, labelled = tiles.known()
+    with pyro.get_param_store().scope():
+        drawn = poutine.trace(guide).get_trace(tiles)
+        trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(tiles)
+    value = {name: node["value"].detach().double().numpy() for name, node in drawn.nodes.items() if node["type"] == "sample"
+             and name != "pixel"}
+    factor = value.get("brightness", np.ones(len(label)))
+
+    def expected(abundances):
+        covariance = (known.scale_tril @ known.scale_tril.mT).double().numpy()
+        log = sum(stats.multivariate_normal(m, c).logpdf(e)
+                  for m, c, e in zip(known.mean.double().numpy(), covariance, value["endmembers"], strict=True))
+        log += stats.lognorm(1.0, scale=model.noise.scale.double().numpy()).logpdf(value["noise_scale"]).sum()
+        pixels = stats.dirichlet([0.5, 1.0, 2.0]).logpdf((abundances / abundances.sum(axis=1, keepdims=True)).T).sum()
+        if brightness == "pixel":
+            pixels += stats.lognorm(float(model.brightness.scale)).logpdf(factor).sum()
+        sd = np.sqrt(value["noise_scale"] ** 2 + model.noise.settings["floor"] ** 2)
+        mean = factor[:, None] * (abundances @ value["endmembers"])
+        return log + tiles.scale * (0.25 * pixels + stats.norm(mean, sd).logpdf(tiles.pixels().double().numpy()).sum())
+
+    told = np.where(labelled[:, None], label.double().numpy(), value["abundances_unobserved"])
+    np.testing.assert_allclose(trace.log_prob_sum().item(), expected(told), rtol=2e-4)
+    np.testing.assert_allclose(trace.nodes["abundances"]["value"].detach(), told, atol=1e-6)
+    if share:
+        assert abs(expected(value["abundances_unobserved"]) / expected(told) - 1) > 0.01
+    if share == 0.0:  # as if there were no labels
+        plain = pu.Tiling(scene, 5).batch([0]).weighted(0.25)
+        given = {**{name: node["value"] for name, node in drawn.nodes.items() if name in value},
+                 "abundances": drawn.nodes["abundances_unobserved"]["value"]}
+        assert poutine.trace(poutine.condition(model, data=given)).get_trace(plain).log_prob_sum().item() == pytest.approx(
+            trace.log_prob_sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0], ids=["none", "some", "all"])
+def test_model_and_guide_agree_on_what_is_observed(scene, known, elbo, share, recwarn):
+    """Every latent site of the model is one of the guide, in the same order, without a warning; and the loss falls."""
+    model, guide = bound(scene, known, brightness="pixel")
+    tiles = pu.Tiling(scene, labels=labels_of(scene, share)).batch([0])
+    with pyro.get_param_store().scope(), pyro.validation_enabled(True):
+        told, guessed = sites(model, tiles), sites(guide, tiles)
+        assert [name for name, site in told.items() if not site["is_observed"]] == list(guessed)
+        assert "abundances_unobserved" in guessed
+        pyro.set_rng_seed(0)
+        svi = SVI(model, guide, ClippedAdam({"lr": 5e-3}), elbo())
+        assert falls(np.array([svi.step(tiles) for _ in range(80)]))
+    assert not [str(warning.message) for warning in recwarn]
+
+
 def test_evidence_tempers_what_moves_the_endmembers_and_nothing_else(scene, known):
     tiles = pu.whole(scene)
 

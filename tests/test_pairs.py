@@ -11,7 +11,7 @@ import torch
 import pyro_unmix as pu
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.numerics import seeded
-from pyro_unmix.pairs import PosteriorScenes, simulated
+from pyro_unmix.pairs import LabelledPixels, PosteriorScenes, SimulatedScenes, labels_error, pairs_loss, simulated
 from pyro_unmix.refine.shared import Shared
 
 K, L = 3, 12
@@ -191,3 +191,126 @@ def test_the_same_seed_makes_the_same_scenes(scene):
         assert all(torch.equal(part, twin) for part, twin in zip(one[1:], other[1:], strict=True))
     assert not torch.equal(pairs[0][0][0].reflectance, pairs[2][0][0].reflectance)
     assert not torch.equal(pairs[0][0][0].reflectance, pairs[0][1][0].reflectance)
+
+
+# Of scenes that are simulated, with their truth
+
+
+def make(seed, **options):
+    return pu.simulate_scene(K, (5, 6), n_bands=L, seed=seed, **{"brightness": 0.2, **options})
+
+
+def test_simulated_scenes_are_new_ones_with_their_truth():
+    """Seeds come from torch's generator: the same scenes for one seed, others for another."""
+    made = []
+    scenes = SimulatedScenes(lambda seed: made.append(make(seed)) or made[-1], K, L)
+    with seeded(0):
+        pairs = [scenes() for _ in range(3)]
+    for scene, (tiles, abundances, brightness) in zip(made, pairs, strict=True):
+        np.testing.assert_array_equal(tiles.pixels(), scene.pixels())
+        np.testing.assert_allclose(abundances, scene.reference.abundances.values.reshape(-1, K), rtol=1e-5, atol=1e-29)
+        np.testing.assert_allclose(brightness, scene.reference.brightness.values.ravel(), rtol=1e-6)
+    assert not torch.equal(pairs[0][1], pairs[1][1])
+    again = []
+    for seed in (0, 1):
+        with seeded(seed):
+            again.append(scenes()[1])
+    assert torch.equal(again[0], pairs[0][1]) and not torch.equal(again[1], pairs[0][1])
+
+
+def test_only_pixels_in_use_are_learned_from():
+    mask = np.ones((5, 6), bool)
+    mask[2, 3] = mask[0, 0] = False
+
+    def masked(seed):
+        made = make(seed, brightness=0.0, pure_share=0.5)
+        return pu.Scene(made.reflectance.values, mask=mask, abundances=made.reference.abundances.values)
+
+    tiles, abundances, brightness = SimulatedScenes(masked, K, L)()
+    assert len(abundances) == len(tiles.pixels()) == 28 and brightness is None
+    assert 0 < abundances.min() < 1e-20  # zero has no logarithm, and 1e-20 is near enough
+    torch.testing.assert_close(abundances.sum(dim=1), torch.ones(28))
+
+
+def without_truth(seed):
+    return pu.Scene(make(seed).reflectance.values)
+
+
+def with_holes(seed):
+    made = make(seed)
+    abundances = made.reference.abundances.values.copy()
+    abundances[1, 1] = np.nan
+    return pu.Scene(made.reflectance.values, abundances=abundances)
+
+
+@pytest.mark.parametrize("wrong", [
+    without_truth, lambda seed: pu.simulate_scene(4, (5, 6), n_bands=L), lambda seed: pu.simulate_scene(K, (5, 6), n_bands=L + 1),
+    with_holes,
+], ids=["no truth", "another K", "other bands", "truth in part"])
+def test_scenes_without_the_truth_asked_for_are_refused(wrong):
+    with pytest.raises(pu.InputError, match="simulated scenes with 12 bands and the abundances of 3 endmembers, got"):
+        SimulatedScenes(wrong, K, L)()
+
+
+# Of labelled pixels
+
+
+def labels_of(scene, rows):
+    """Known in these rows only."""
+    labels = np.full((*scene.shape[:2], K), np.nan)
+    labels[rows] = np.random.default_rng(0).dirichlet(np.ones(K), labels[rows].shape[:2])
+    return labels
+
+
+def test_labelled_pixels_are_those_of_the_labels(scene):
+    """Spectra and abundances belong together, all of them are seen and no other; tiles without any are passed over."""
+    labels = labels_of(scene, slice(5, 10))
+    tiling = pu.Tiling(scene, 8, 2, labels=labels)
+    pairs = LabelledPixels(tiling, 2)
+    assert len(pairs.numbers) < len(tiling)
+    at = {tuple(np.float32(spectrum)): label for spectrum, label in
+          zip(scene.reflectance.values[5:10].reshape(-1, L), labels[5:10].reshape(-1, K), strict=True)}
+    seen = set()
+    for _ in range(20):
+        tiles, abundances, brightness = pairs()
+        assert brightness is None and len(abundances) == len(tiles.pixels()) > 0
+        for spectrum, known in zip(tiles.pixels().numpy(), abundances.numpy(), strict=True):
+            np.testing.assert_allclose(known, at[tuple(spectrum)], atol=3e-4)
+            seen.add(tuple(spectrum))
+        assert tiles.valid.sum() > tiles.core.sum()  # what is around them is seen as context
+    assert len(seen) == int(scene.mask.values[5:10].sum())
+
+
+# What is learned from them
+
+
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_loss_of_pairs_is_that_of_the_density_and_of_the_mean(scene, weight):
+    model, guide = bound(scene, "mlp", brightness="pixel")
+    tiles = pu.Tiling(scene, 8, labels=labels_of(scene, slice(0, 20))).batch([0, 1])
+    abundances, brightness = tiles.known()[0], torch.full((len(tiles.pixels()),), 1.1)
+    q_abundances, q_brightness = guide.pixels(tiles)
+    density = q_abundances.log_prob(abundances)
+    squares = (q_abundances.concentration / q_abundances.concentration.sum(-1, keepdim=True) - abundances).square().mean()
+    for factor, expected in ((None, density), (brightness, density + q_brightness.log_prob(brightness))):
+        found = pairs_loss(guide, (tiles, abundances, factor), weight)
+        torch.testing.assert_close(found, -expected.mean() + weight * squares)
+
+
+def test_error_of_labels_is_that_of_the_labelled_pixels(scene):
+    """Whatever the others are filled with; zero, with a gradient, in a batch without any."""
+    _, guide = bound(scene, "mlp")
+    tiling = pu.Tiling(scene, 8, labels=labels_of(scene, slice(0, 3)))
+    tiles = tiling.batch([0, 1])
+    known, labelled = tiles.known()
+    mean = guide.pixels(tiles)[0].mean
+    found = labels_error(guide, tiles)
+    torch.testing.assert_close(found, (mean - known)[labelled].square().mean())
+    assert 0 < labelled.sum() < len(labelled)
+    other = replace(tiles, labels=torch.where(tiles.labelled[:, None], tiles.labels, 0.9))
+    assert labels_error(guide, other) == found != labels_error(guide, replace(other, labelled=tiles.valid))
+    last = tiling.batch([len(tiling) - 1])
+    nothing = labels_error(guide, last)
+    nothing.backward()
+    assert nothing == 0.0 and not last.labelled.any()
+    assert all(p.grad is None or not p.grad.any() for p in guide.parameters())

@@ -124,6 +124,49 @@ def test_sizes_that_make_no_sense_are_refused(size, halo):
         Tiling(scene_of(5, 6), size, halo)
 
 
+def labels_of(scene, k=3, seed=0):
+    """Every other pixel's, masked or not: on the simplex, some with zeros."""
+    rng = np.random.default_rng(seed)
+    labels = rng.dirichlet(np.ones(k), scene.shape[:2])
+    labels[rng.random(labels.shape[:2]) < 0.3] = np.eye(k)[0]
+    labels[rng.random(labels.shape[:2]) < 0.5] = np.nan
+    return labels
+
+
+@given(tilings)
+def test_labels_go_with_their_pixels(settings):
+    """Each label once, at its pixel, never at a masked one; elsewhere, in the context too, some point of the simplex."""
+    rows, cols, size, halo, seed = settings
+    scene = scene_of(rows, cols, seed=seed)
+    labels = labels_of(scene, seed=seed)
+    tiling = Tiling(scene, size, halo, labels=labels)
+    seen = np.zeros((rows, cols), int)
+    for number in range(len(tiling)):
+        tiles = tiling.batch([number])
+        known, labelled = tiles.known()
+        i, j = (index.numpy() for index in tiling.rows_and_columns(tiles, [number]))
+        np.testing.assert_array_equal(labelled.numpy(), np.isfinite(labels[i, j]).all(axis=-1))
+        np.testing.assert_allclose(known[labelled], labels[i, j][labelled.numpy()], atol=2.1e-4)
+        assert tiles.labels.shape == (1, 3, *tiles.valid.shape[1:]) and tiles.labels.min() > 0
+        torch.testing.assert_close(tiles.labels.sum(dim=1), torch.ones_like(tiles.valid, dtype=torch.float32))
+        assert not (tiles.labelled & ~tiles.valid).any()
+        seen[i, j] += labelled.numpy()
+    np.testing.assert_array_equal(seen, scene.mask.values & np.isfinite(labels).all(axis=-1))
+
+
+def test_a_pure_label_keeps_away_from_zero_as_far_as_it_says():
+    labels = np.full((1, 2, 3), np.nan)
+    labels[0, 0] = [0.0, 1.0, 0.0]
+    known, labelled = Tiling(Scene(np.arange(1.0, 7.0).reshape(1, 2, 3)), labels=labels).batch([0]).known()
+    assert labelled.tolist() == [True, False]
+    torch.testing.assert_close(known, torch.tensor([[1e-4, 1.0, 1e-4], [1 / 3, 1 / 3, 1 / 3]]), atol=1e-7, rtol=2.1e-4)
+
+
+def test_without_labels_nothing_is_known():
+    tiles = Tiling(scene_of(5, 6), 3, 1).batch([0])
+    assert tiles.known() == (None, None) and tiles.labels is tiles.labelled is None
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tiles_on_a_gpu_say_where_they_lie():
     scene = scene_of(9, 8)

@@ -285,6 +285,50 @@ def test_a_fit_stopped_while_it_samples_goes_on_to_the_same_end(fit_of, plain_fi
     assert same(weights(resumed), weights(plain_fit)) and resumed.calibrated
 
 
+@pytest.fixture(scope="module")
+def fit_labels(fit_scene):
+    """Of the upper half of the scene."""
+    labels = fit_scene.reference.abundances.values.copy()
+    labels[6:] = np.nan
+    return labels
+
+
+@pytest.mark.parametrize("head", [Trap, NormalTrap])
+@pytest.mark.parametrize("step", [13, 30, 39])
+def test_resumed_labelled_fit_is_the_uninterrupted_one(fit_of, fit_labels, tmp_path, head, step):
+    """The head is asked twice in a step: for a density, and for the mean whose squared error counts."""
+    options = dict(config=OFTEN, labels=fit_labels, mse_weight=2.0, checkpoint=tmp_path / "c.pt")
+    whole = fit_of(guide=pu.UnmixingGuide("mlp", head(lambda n: None)), **options)
+    with pytest.raises(Killed):
+        fit_of(guide=stopped_at(step, Killed, head), **options)
+    resumed = fit_of(guide=pu.UnmixingGuide("mlp", head(lambda n: None)), resume=True, **options)
+    assert same(weights(whole), weights(resumed)) and len(resumed.guide.head.seen) < len(whole.guide.head.seen)
+    assert whole.history.drop(columns="seconds").equals(resumed.history.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize("change", ["other", "fewer", "even", "none", "weight"])
+def test_checkpoint_of_other_labels_is_refused(fit_of, fit_labels, tmp_path, change):
+    """Even where what is not known is filled with what was known; negative control: the same labels."""
+    labels = fit_labels.copy()
+    labels[0, 0] = 1 / 3
+    options = dict(config=OFTEN, guide="mlp", labels=labels, mse_weight=1.0, checkpoint=tmp_path / "c.pt")
+    with pytest.raises(Killed):
+        fit_of(**{**options, "guide": stopped_at(15, Killed)})
+    changed = labels.copy()
+    if change == "other":
+        changed[1, 1] = changed[1, 1][::-1].copy()
+    elif change == "fewer":
+        changed[5] = np.nan
+    elif change == "even":
+        changed[0, 0] = np.nan
+    elif change == "none":
+        changed = None
+    with pytest.raises(pu.InputError, match="checkpoint of this very fit"):
+        fit_of(**{**options, "labels": changed, "mse_weight": 2.0 if change == "weight" else 1.0}, resume=True)
+    resumed = fit_of(**{**options, "guide": pu.UnmixingGuide("mlp", Trap(lambda n: None))}, resume=True)
+    assert len(resumed.history) == 20
+
+
 def test_interrupted_fit_can_go_on(fit_of, tmp_path):
     checkpoint = tmp_path / "c.pt"
     with pytest.warns(pu.UnmixWarning, match="interrupted"):

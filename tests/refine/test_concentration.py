@@ -9,7 +9,15 @@ from scipy import optimize
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.likelihood import PixelLikelihood
-from pyro_unmix.refine.concentration import LEAST, MOST, _mode, draw_concentration, learn_concentration, mean_log_abundance
+from pyro_unmix.refine.concentration import (
+    LEAST,
+    MOST,
+    _mode,
+    concentration_of,
+    draw_concentration,
+    learn_concentration,
+    mean_log_abundance,
+)
 from pyro_unmix.simulate import absorption_spectra
 
 TRUTH = torch.tensor([0.3, 1.0, 2.0], dtype=torch.float64)
@@ -87,3 +95,32 @@ def test_mean_logarithm_does_not_see_amplitude():
 def test_arguments_that_make_no_sense_are_refused(start, iterations):
     with pytest.raises(InputError):
         learn_concentration(simulated(n=4), start, iterations=iterations)
+
+
+# Of abundances that are known
+
+
+def test_concentrations_of_known_abundances_are_recovered():
+    """Of 20,000 draws, within five standard errors; the more draws the nearer. Negative control: other draws."""
+    draws = torch.distributions.Dirichlet(TRUTH).sample((20_000,))
+    torch.testing.assert_close(concentration_of(draws), TRUTH, rtol=0.03, atol=0.0)
+    assert (concentration_of(draws[:50]) - TRUTH).abs().max() > (concentration_of(draws) - TRUTH).abs().max()
+    other = torch.distributions.Dirichlet(torch.tensor([2.0, 0.3, 1.0]).double()).sample((20_000,))
+    assert ((concentration_of(other) / TRUTH).log().abs() > 0.5).all()
+
+
+def test_concentrations_of_known_abundances_are_the_mode_of_a_general_optimiser():
+    draws = torch.distributions.Dirichlet(TRUTH).sample((200,))
+    mean_log = mean_log_abundance(draws.clamp_min(1e-6))
+    found = optimize.minimize(lambda log: -log_posterior(log, mean_log, 200) / 200, np.zeros(3), tol=1e-12)
+    np.testing.assert_allclose(concentration_of(draws.float()), np.exp(found.x), rtol=1e-3)
+
+
+@pytest.mark.parametrize("abundances, low, high", [
+    (torch.eye(3).repeat(100, 1), 0.05, 0.12),  # nothing but pure pixels
+    (torch.full((300, 3), 1 / 3), MOST, MOST),  # one mixture
+    (torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]]).repeat(100, 1), LEAST, MOST),  # a material that is nowhere
+], ids=["pure", "even", "absent"])
+def test_zeros_do_not_break_it(abundances, low, high):
+    found = concentration_of(abundances)
+    assert found.isfinite().all() and (found >= low - 1e-9).all() and (found <= high + 1e-9).all()
