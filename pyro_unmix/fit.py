@@ -176,7 +176,8 @@ def fit(
         Of the endmembers. None: "endmember 1", ...
     labels
         `(y, x, n_endmembers)`: abundances of pixels where they are known, NaN elsewhere. They are observed in the model, say what
-        the endmembers are if that is open, and are the pairs that the guide learns from at last.
+        the endmembers are if that is open, and are the pairs that the guide learns from at last. Their names are those of the
+        endmembers, if no others are given.
     mse_weight
         Of the mean squared error of the mean abundances of labelled pixels, added to both losses: the supervision of Chitnis,
         Mantripragada and Qureshi (2023), arXiv 2311.10701.
@@ -194,8 +195,10 @@ def fit(
     FitDiverged
         A value is not finite; the error names the site and the step.
     """
-    if not mse_weight >= 0:
-        raise InputError("an mse_weight of zero or more", f"{mse_weight}")
+    if not mse_weight >= 0 or (mse_weight and labels is None):
+        raise InputError("an mse_weight of zero or more, and labels with it", f"{mse_weight}" + " and none" * (labels is None))
+    if names is None and isinstance(labels, xr.DataArray) and "endmember" in labels.coords:
+        names = [str(name) for name in labels.endmember.values]
     config = config or FitConfig()
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     device = config.torch_device()

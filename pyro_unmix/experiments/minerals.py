@@ -13,8 +13,8 @@ from pyro_unmix.amplitude import coefficients
 from pyro_unmix.baselines.fcls import fcls, nnls
 from pyro_unmix.datasets import load_library
 from pyro_unmix.fit import Fit
-from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.model import UnmixingModel
+from pyro_unmix.priors import MVNEndmembers, smooth_scale_tril
 from pyro_unmix.recipes import cuprite
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import whole
@@ -48,7 +48,8 @@ def train(make: Callable[..., Scene], *, guide: str = "spacnn", steps: int = 100
     first = make(seed, departure=0.0)
     assert first.reference is not None
     spectra = first.reference.endmembers.values
-    prior = informed_endmembers(spectra, first, len(spectra), sd=LIBRARY_SD)
+    sds = LIBRARY_SD * np.sqrt(np.mean(spectra**2, axis=1))
+    prior = MVNEndmembers(spectra, torch.stack([smooth_scale_tril(first.wavelengths, first.n_bands, sd) for sd in sds]))
     model = UnmixingModel(len(spectra), endmembers=prior, brightness="pixel")
     return transfer(model, make, guide=guide, steps=steps, mse_weight=mse_weight, seed=seed, progress=progress)
 
@@ -57,7 +58,8 @@ def scores(fit: Fit, scene: Scene) -> dict[str, float]:
     """How a guide does on a scene whose abundances are known, beside least squares with the library's spectra.
 
     Coverage is that of 90 and 50 % intervals, of all abundances and of those that are there; `seconds` those of a forward pass.
-    Materials the guide does not know are left out of the truth, which is not scaled up for it.
+    Of materials that are not in the scene there is nothing; those the guide does not know are left out of the truth, which is not
+    scaled up for it.
     """
     assert scene.reference is not None
     tiles = whole(scene)
@@ -65,10 +67,8 @@ def scores(fit: Fit, scene: Scene) -> dict[str, float]:
         began = time.perf_counter()
         fit.guide.pixels(tiles)
         seconds = time.perf_counter() - began
-    names = [str(name) for name in scene.reference.endmember.values]
-    known = [names.index(name) for name in fit.names or names]
     use = scene.mask.values
-    truth = scene.reference.abundances.values[use][:, known].astype(np.float64)
+    truth = scene.reference.abundances.reindex(endmember=fit.names, fill_value=0.0).values[use].astype(np.float64)
     spectra = fit.guide.endmembers.loc().detach().double().numpy()
     summary, pixels = fit.posterior(scene).summary(), scene.pixels().astype(np.float64)
     mean, quantiles = summary.abundance_mean.values[use], summary.abundance_quantile.values[:, use]
