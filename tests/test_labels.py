@@ -295,3 +295,14 @@ def test_squared_error_of_labelled_means_is_heard(mixed_scene, labels, head):
 def test_a_weight_that_cannot_be(mixed_scene, labels, weight):
     with pytest.raises(pu.InputError, match="mse_weight"):
         short(mixed_scene, labels, mse_weight=weight)
+
+
+def test_a_weight_without_labels_is_refused(mixed_scene):
+    with pytest.raises(pu.InputError, match="labels with it"):
+        pu.fit(pu.UnmixingModel(K), mixed_scene, mse_weight=1.0, progress=False)
+
+
+def test_labels_with_names_name_the_endmembers(mixed_scene, labels):
+    named = xr.DataArray(labels, dims=("y", "x", "endmember"), coords={"endmember": [f"material {k}" for k in "abcd"]})
+    assert short(mixed_scene, named).names == list(named.endmember.values)
+    assert short(mixed_scene, named, names=list("wxyz")).names == list("wxyz")

@@ -409,3 +409,15 @@ def test_a_real_posterior_can_be_drawn(plain_fit, fit_scene):
     for figure in (plot.exceedance(post, 0.4), plot.confidence_maps(post), plot.trust(post), plot.pixel(post, 2, 3, draws=50)):
         figure.draw_without_rendering()
         assert isinstance(figure, Figure)
+
+
+def test_maps_that_are_compared_share_one_scale(scene):
+    summary = Stub(scene).summary()
+    figure = plot.compare_maps({"mean": summary.abundance_mean, "half": 0.5 * summary.abundance_mean})
+    panels = images(figure)
+    top = float(summary.abundance_mean.max())
+    assert len(panels) == 6 and all(image.get_clim() == (0.0, pytest.approx(top)) for _, image in panels)
+    with pytest.raises(InputError, match="the same endmembers"):
+        plot.compare_maps({"mean": summary.abundance_mean, "two": summary.abundance_mean[..., :2]})
+    with pytest.raises(InputError, match="the same endmembers"):
+        plot.compare_maps({})

@@ -210,3 +210,20 @@ def test_eight_minerals_of_cuprite_vary():
     material = scene.reference.abundances.values.argmax(axis=-1)
     varied = {str(name) for k, name in enumerate(scene.reference.endmember.values) if off[material == k].max() > 1e-3}
     assert varied == recipes.CUPRITE_MINERALS.keys() - {"Dumortierite", "Pyrope", "Sphene", "Chalcedony"}
+
+
+def test_spectra_of_a_scene_depart_from_the_library_smoothly_and_alike(tiny):
+    """The factors of a scene: sd of their logarithm .1 sqrt 2 over seeds, of adjacent bands (54 nm apart) nearly the same."""
+    def spectra(seed, departure):
+        options = {"minerals": ["Alunite", "Muscovite"], "library": tiny, "variability": 0.0}
+        scene = recipes.cuprite((4, 4), departure=departure, seed=seed, **options)
+        return scene.reference.endmembers.values
+
+    factors = np.stack([np.log(spectra(seed, 0.1) / spectra(seed, 0.0)) for seed in range(60)])
+    assert abs(factors.std() / (0.1 * np.sqrt(2)) - 1) < 0.15
+    assert np.corrcoef(factors[..., 1:].ravel(), factors[..., :-1].ravel())[0, 1] > 0.85
+    # Half of it is the sensor's and common to the minerals.
+    assert 0.3 < np.corrcoef(factors[:, 0].ravel(), factors[:, 1].ravel())[0, 1] < 0.7
+    np.testing.assert_array_equal(spectra(3, 0.1), spectra(3, 0.1))
+    with pytest.raises(InputError, match="departure"):
+        spectra(0, -0.1)
