@@ -202,7 +202,7 @@ def test_interrupted_fit_keeps_what_there_is_and_can_go_on(folder, options, tmp_
     (tmp_path / "often.toml").write_text((folder / "short.toml").read_text() + f"\ncheckpoint_every = {every}")
     arguments = [*options[:-1], tmp_path / "often.toml", "--out", tmp_path / "run"]
     with monkeypatch.context() as patch:
-        patch.setattr("pyro_unmix.transfer.PosteriorScenes.__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pyro_unmix.pairs.PosteriorScenes.__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         outcome = works(*arguments)
     assert outcome.err.count("warning: training was interrupted in stage 'calibrate'") == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())

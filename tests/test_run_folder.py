@@ -99,7 +99,7 @@ def test_draws_of_what_pixels_share_come_back(fit, scene, folder):
     for part, twin in zip(vars(loaded.shared).values(), vars(fit.shared).values(), strict=True):
         assert part is twin is None or torch.equal(part, twin)
     one, other = (pu.refine(each, scene, shared_draws=4, draws=8, progress=False).draws(8) for each in (loaded, fit))
-    xr.testing.assert_identical(one, other)
+    xr.testing.assert_equal(one, other)  # but for the seconds, which are rounded in the folder
     state = torch.load(folder / "weights.pt", weights_only=True)
     del state["shared"]
     torch.save(state, folder / "weights.pt")

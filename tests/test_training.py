@@ -324,7 +324,8 @@ def test_checkpoint_of_other_labels_is_refused(fit_of, fit_labels, tmp_path, cha
     elif change == "none":
         changed = None
     with pytest.raises(pu.InputError, match="checkpoint of this very fit"):
-        fit_of(**{**options, "labels": changed, "mse_weight": 2.0 if change == "weight" else 1.0}, resume=True)
+        weight = {"weight": 2.0, "none": 0.0}.get(change, 1.0)
+        fit_of(**{**options, "labels": changed, "mse_weight": weight}, resume=True)
     resumed = fit_of(**{**options, "guide": pu.UnmixingGuide("mlp", Trap(lambda n: None))}, resume=True)
     assert len(resumed.history) == 20
 
