@@ -47,7 +47,7 @@ OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; made
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at once; seconds are comparable only with 1.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
 
 Guide = Literal["spacnn", "cnn", "mlp"]

@@ -91,7 +91,7 @@ def run_ablation(
     jobs
         Runs at once, a core each.
     smoke
-        Try it: a few steps on a few pixels with one seed, whose figures mean nothing.
+        Try it: a few steps on a few pixels, one seed and, if none is named, one scene. The figures mean nothing.
 
     Returns
     -------

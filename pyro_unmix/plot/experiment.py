@@ -13,7 +13,7 @@ from pyro_unmix.errors import InputError
 from pyro_unmix.plot.frame import COLOURS, MARKERS, subplots
 
 _PANELS = {"rmse": "abundance RMSE: less is better", "sad": "spectral angle (rad): less is better",
-           "coverage_90": "share of truth in 90 % intervals"}
+           "coverage_90": "share of truth in 90 % intervals: line at 0.9"}
 _NOMINAL = 0.9
 
 
