@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pandas as pd
 import typer
 import xarray as xr
 from rich.console import Console
@@ -44,6 +45,9 @@ out = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold b
 SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="A .npz or .mat file, or the name of a benchmark scene.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at once; seconds are comparable only with 1.")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
 
 Guide = Literal["spacnn", "cnn", "mlp"]
@@ -231,21 +235,49 @@ def benchmark(
     out_folder: OutFolder,
     scenes: Annotated[str | None, typer.Option(help="Names separated by commas, or real, simulated, fresh.")] = None,
     methods: Annotated[str | None, typer.Option(help="Names separated by commas.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at once; seconds are comparable only with 1.")] = 1,
+    seeds: Seeds = 3,
+    jobs: Jobs = 1,
     timeout: Annotated[float, typer.Option(help="Seconds after which one run counts as failed.")] = 1800.0,
     fresh: Annotated[int | None, typer.Option(metavar="SEED", help="Add simulated scenes of this seed.")] = None,
 ) -> None:
     """Compare methods on scenes with a reference: results.csv, table.md, benchmark.png. Run again, it goes on."""
     from pyro_unmix.benchmark import run_benchmark
 
-    def listed(names: str | None) -> list[str] | None:
-        return None if names is None else [name.strip() for name in names.split(",")]
+    _say_compared(out_folder, run_benchmark(out_folder, scenes=_listed(scenes), methods=_listed(methods), seeds=seeds, jobs=jobs,
+                                            timeout=timeout, fresh=fresh))
 
-    results = run_benchmark(out_folder, scenes=listed(scenes), methods=listed(methods), seeds=seeds, jobs=jobs,
-                            timeout=timeout, fresh=fresh)
-    out.print(f"{len(results)} runs, {int(results.error.notna().sum())} of them failed\n"
-              f"wrote {out_folder}: read {out_folder / 'table.md'}")
+
+@app.command()
+def ablation(
+    out_folder: OutFolder,
+    scenes: Annotated[str | None, typer.Option(help="Names separated by commas.")] = None,
+    modes: Annotated[str | None, typer.Option(help="blind, supervised, or both, separated by commas.")] = None,
+    encoders: Annotated[str | None, typer.Option(help="Of spacnn, cnn and mlp, separated by commas.")] = None,
+    heads: Annotated[str | None, typer.Option(help="auto, softmax (the paper's), or both, separated by commas.")] = None,
+    seeds: Seeds = 3,
+    jobs: Jobs = 2,
+    smoke: Smoke = False,
+) -> None:
+    """Encoders and heads against each other: results.csv, table.md, ablation.png. Run again, it goes on."""
+    from pyro_unmix.experiments import run_ablation
+
+    _say_compared(out_folder, run_ablation(out_folder, scenes=_listed(scenes), modes=_listed(modes), encoders=_listed(encoders),
+                                           heads=_listed(heads), seeds=seeds, jobs=jobs, smoke=smoke))
+
+
+@app.command()
+def experiment(
+    name: Annotated[Literal["contexts", "many-endmembers"], typer.Argument(metavar="NAME", help="contexts: other ways to use "
+                    "neighbours; many-endmembers: 3 to 20 of them.")],
+    out_folder: OutFolder,
+    seeds: Seeds = 3,
+    jobs: Jobs = 2,
+    smoke: Smoke = False,
+) -> None:
+    """Another experiment, blind: results.csv, table.md, NAME.png. Run again, it goes on."""
+    from pyro_unmix.experiments import EXPERIMENTS
+
+    _say_compared(out_folder, EXPERIMENTS[name](out_folder, seeds=seeds, jobs=jobs, smoke=smoke))
 
 
 Smoke = Annotated[bool, typer.Option("--smoke", help="In a minute, to see that it runs: the figures are of no use.")]
@@ -350,6 +382,15 @@ def _holds_finished_fit(folder: Path) -> bool:
         return not json.loads((folder / "config.json").read_text())["interrupted"]
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _listed(names: str | None) -> list[str] | None:
+    return None if names is None else [name.strip() for name in names.split(",")]
+
+
+def _say_compared(folder: Path, results: pd.DataFrame) -> None:
+    out.print(f"{len(results)} runs, {int(results.error.notna().sum())} of them failed\n"
+              f"wrote {folder}: read {folder / 'table.md'}")
 
 
 def _say_done(result: Fit, folder: Path) -> None:

@@ -19,7 +19,7 @@ import xarray as xr
 
 from pyro_unmix.baselines.archetypes import archetypes
 from pyro_unmix.baselines.estimate import Estimate, with_fcls
-from pyro_unmix.benchmark import methods, processes, run, scenes, tables
+from pyro_unmix.benchmark import methods, processes, run, runs, scenes, tables
 from pyro_unmix.benchmark.scenes import Entry
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.errors import InputError
@@ -252,20 +252,20 @@ def test_a_killed_benchmark_goes_on(tiny, tmp_path, monkeypatch):
     done = []
 
     def killed(work, tasks, **options):
-        done.append([run._key(task) for task in tasks])
+        done.append([(task[0].name, *task[1:]) for task in tasks])
         yield tasks[0], {"rmse": 0.123}
         if len(done) == 1:
             raise KeyboardInterrupt
         yield from ((task, {"rmse": 0.456}) for task in tasks[1:])
 
-    monkeypatch.setattr(run, "each_alone", killed)
+    monkeypatch.setattr(runs, "each_alone", killed)
     with pytest.raises(KeyboardInterrupt):
         bench(tmp_path)
     assert not (tmp_path / "table.md").exists()
     assert bench(tmp_path).rmse.tolist() == [0.123, 0.123, 0.456, 0.456]  # none run twice
     assert done[1] == done[0][1:]
     before = (tmp_path / "results.csv").read_bytes()
-    monkeypatch.setattr(run, "each_alone", lambda work, tasks, **options: iter(tasks))  # would fail if there were any
+    monkeypatch.setattr(runs, "each_alone", lambda work, tasks, **options: iter(tasks))  # would fail if there were any
     bench(tmp_path)
     assert (tmp_path / "results.csv").read_bytes() == before
 
@@ -273,7 +273,7 @@ def test_a_killed_benchmark_goes_on(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("options, what", [({"seeds": 3}, "seeds"), ({"scenes": ["tiny"]}, "scenes"), ({"jobs": 2}, "jobs"),
                                            ({"methods": ["spy"]}, "methods"), ({"timeout": 5.0}, "timeout_seconds")])
 def test_a_folder_holds_one_benchmark(tiny, tmp_path, monkeypatch, options, what):
-    monkeypatch.setattr(run, "each_alone", lambda work, tasks, **options: ((task, {"rmse": 0.1}) for task in tasks))
+    monkeypatch.setattr(runs, "each_alone", lambda work, tasks, **options: ((task, {"rmse": 0.1}) for task in tasks))
     bench(tmp_path)
     before = (tmp_path / "results.csv").read_bytes()
     with pytest.raises(InputError, match=f"with other {what};"):

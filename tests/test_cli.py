@@ -27,6 +27,7 @@ import pyro_unmix as pu
 from pyro_unmix import cli, run_folder
 from pyro_unmix.benchmark import methods, scenes
 from pyro_unmix.benchmark.scenes import Entry
+from pyro_unmix.experiments import ablation, contexts
 
 K, L = 3, 12
 SETTINGS = dict(svi_steps=6, calibration_steps=4, sampling_steps=40, kl_warmup_steps=2, tile_size=16, device="cpu")
@@ -344,6 +345,18 @@ def test_benchmarks_that_cannot_be(tiny_benchmark, tmp_path, arguments, message)
     assert not (tmp_path / "bench").exists()
 
 
+def test_experiments(monkeypatch, tmp_path):
+    entry = Entry("tiny", "simulated", "one", partial(pu.simulate_scene, K, (12, 24), n_bands=L, concentration=0.3, seed=1))
+    monkeypatch.setattr(ablation, "SCENES", [entry])
+    monkeypatch.setattr(contexts, "SCENES", [entry])
+    few = ["--modes", "supervised", "--encoders", "mlp, cnn", "--heads", "auto", "--smoke"]
+    assert works("ablation", *few, "--out", tmp_path / "a").out.startswith("2 runs, 0 of them failed\n")
+    assert (tmp_path / "a" / "ablation.png").exists()
+    assert works("experiment", "contexts", "--smoke", "--out", tmp_path / "b").out.startswith("5 runs, 0 of them failed\n")
+    assert_refused(run("ablation", "--heads", "magic", "--out", tmp_path / "c"), "heads among auto, softmax, got 'magic'")
+    assert not (tmp_path / "c").exists()
+
+
 def test_datasets(monkeypatch, tmp_path):
     told = works("datasets", "list").out
     assert "samson" in told and "jasper" in told and "usgs_splib07" in told
@@ -367,7 +380,8 @@ def test_demo_writes_everything(monkeypatch, tmp_path, folder):
 def test_version_and_help():
     assert works("--version").out == f"pyro-unmix {version('pyro_unmix')}\n"
     told = works("--help").out
-    for command in ("demo", "info", "fit", "predict", "evaluate", "simulate", "datasets", "benchmark", "report"):
+    for command in ("demo", "info", "fit", "predict", "evaluate", "simulate", "datasets", "benchmark", "ablation", "experiment",
+                    "report"):
         assert command in told
     assert "--resume" in works("fit", "--help").out
 

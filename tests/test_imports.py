@@ -41,6 +41,7 @@ fit
 transfer
 components plot arviz refined
 report benchmark
+experiments
 run_folder
 experiments
 cli

@@ -228,6 +228,37 @@ def test_benchmark_refuses_what_it_cannot_draw():
         plot.benchmark(benchmark_results().assign(rmse=np.nan, sad=np.nan))
 
 
+def experiment_results():
+    return pd.DataFrame([
+        dict(scene=scene, mode=mode, encoder=encoder, head=head, seed=seed, rmse=0.1 + 0.01 * seed, sad=0.2, coverage_90=0.8)
+        for scene in ("samson", "urban") for mode in ("blind", "supervised") for encoder in ("mlp", "cnn")
+        for head in ("auto", "softmax") for seed in range(2)])
+
+
+def test_experiment_shows_every_run():
+    results = experiment_results()
+    axes = plot.experiment(results, lines=["scene", "mode"], colour="encoder", hollow="head").axes
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == [
+        "samson, blind", "samson, supervised", "urban, blind", "urban, supervised"]
+    drawn = {line.get_label(): line for line in axes[0].lines if not line.get_label().startswith("_")}
+    assert list(drawn) == ["mlp, auto", "mlp, softmax", "cnn, auto", "cnn, softmax"]
+    assert {name: line.get_markerfacecolor() == "none" for name, line in drawn.items()} == {
+        name: name.endswith("softmax") for name in drawn}
+    for name, points in drawn.items():
+        part = results[(results.encoder + ", " + results["head"]) == name]
+        np.testing.assert_array_equal(points.get_xdata(), part.rmse)
+        assert [round(y) for y in points.get_ydata()] == [0, 0, 1, 1, 2, 2, 3, 3]
+    alone = plot.experiment(results, lines=["scene"], colour="encoder").axes[0]
+    assert [line.get_label() for line in alone.lines if not line.get_label().startswith("_")] == ["mlp", "cnn"]
+
+
+def test_experiment_refuses_what_it_cannot_draw():
+    with pytest.raises(InputError, match="no head"):
+        plot.experiment(experiment_results().drop(columns="head"), lines=["scene"], colour="encoder", hollow="head")
+    with pytest.raises(InputError, match="finite"):
+        plot.experiment(experiment_results().assign(rmse=np.nan, sad=np.nan), lines=["scene"], colour="encoder")
+
+
 class Stub:
     """A posterior that holds its answers."""
 

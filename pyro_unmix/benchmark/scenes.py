@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -12,6 +13,8 @@ from pyro_unmix.datasets import load_dataset
 from pyro_unmix.errors import InputError
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
+
+log = logging.getLogger("pyro_unmix")
 
 _NOISE_SEED = 0
 _MAX_ABUNDANCE = 0.8  # of a scene without pure pixels
@@ -96,3 +99,36 @@ def choose(names: list[str] | None = None, fresh: int | None = None) -> list[Ent
         raise InputError(f"scenes among {', '.join(known)}", ", ".join(map(repr, unknown)),
                          "fresh scenes need a seed of their own (--fresh)" if fresh is None else "")
     return [entry for entry in entries if entry.name in names or entry.kind in names]
+
+
+def available(entries: list[Entry], named: set[str]) -> list[tuple[Entry, Scene]]:
+    """Entries with their scenes; those without data are left out with a line that says so.
+
+    Raises
+    ------
+    InputError
+        One of those `named` has no data, or none has.
+    """
+    found = []
+    for entry in entries:
+        try:
+            found.append((entry, entry.make()))
+        except InputError as error:
+            if entry.name in named:
+                raise
+            log.info("left out %s: %s", entry.name, error)
+    if not found:
+        raise InputError("at least one scene with data", "none")
+    return found
+
+
+def count_of(scene: Scene) -> int:
+    """Number of endmembers of the reference, which every scene here has."""
+    assert scene.reference is not None
+    return scene.reference.sizes["endmember"]
+
+
+def about(entry: Entry, scene: Scene) -> dict:
+    """What a configuration says of a scene."""
+    return {"kind": entry.kind, "rows, columns, bands": list(scene.shape), "pixels": scene.n_pixels,
+            "endmembers": count_of(scene), "made by": entry.recipe}

@@ -51,7 +51,7 @@ def _best_against_ours(results: pd.DataFrame) -> list[str]:
             (name, best), ours = _best(medians), medians.get(OURS, math.nan)
             cells += [f"{name} {_number(best, figure)}", _number(ours, figure) + _mark(ours, best)]
         rows.append(cells)
-    return [*_markdown(["scene", "RMSE: best baseline", "ours", "angle: best baseline", "ours"], rows), ""]
+    return [*markdown(["scene", "RMSE: best baseline", "ours", "angle: best baseline", "ours"], rows), ""]
 
 
 def _table(results: pd.DataFrame, figure: str) -> Iterator[str]:
@@ -76,7 +76,7 @@ def _table(results: pd.DataFrame, figure: str) -> Iterator[str]:
                 cell += _mark(found["median"], best[scene][1])
             cells.append(cell)
         rows.append(cells)
-    return _markdown(["method", *scenes], rows)
+    return markdown(["method", *scenes], rows)
 
 
 def _failures(results: pd.DataFrame) -> list[str]:
@@ -84,7 +84,7 @@ def _failures(results: pd.DataFrame) -> list[str]:
     if failed.empty:
         return []
     rows = [[row.scene, row.method, str(row.seed), str(row.error).replace("|", "\\|")] for row in failed.itertuples()]
-    return ["## Runs that failed", "", *_markdown(["scene", "method", "seed", "error"], rows)]
+    return ["## Runs that failed", "", *markdown(["scene", "method", "seed", "error"], rows)]
 
 
 def _best(medians: pd.Series) -> tuple[str, float]:
@@ -103,7 +103,8 @@ def _number(value: float, figure: str) -> str:
     return f"{value:.0f}" if figure == "peak_memory_mb" else f"{value:.2f}" if figure.endswith("seconds") else f"{value:.3f}"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+def markdown(head: list[str], rows: list[list[str]]) -> Iterator[str]:
+    """Lines of a table, all columns but the first aligned to the right."""
     yield f"| {' | '.join(head)} |"
     yield "|---" + "|---:" * (len(head) - 1) + "|"
     yield from (f"| {' | '.join(row)} |" for row in rows)
