@@ -280,9 +280,6 @@ def experiment(
     _say_compared(out_folder, EXPERIMENTS[name](out_folder, seeds=seeds, jobs=jobs, smoke=smoke))
 
 
-Smoke = Annotated[bool, typer.Option("--smoke", help="In a minute, to see that it runs: the figures are of no use.")]
-
-
 @app.command("transfer")
 def transfer_command(
     out_folder: OutFolder,
@@ -298,10 +295,9 @@ def transfer_command(
     """Train a guide on simulated minerals, and map a real scene that it has never seen."""
     from pyro_unmix.experiments.transfer import run_transfer
 
-    named = None if minerals is None else [name.strip() for name in minerals.split(",")]
     steps, scenes, side = (20, 1, 16) if smoke else (steps, scenes, 48)
-    run_transfer(out_folder, scene, minerals=named, guide=guide, steps=steps, mse_weight=mse_weight, scenes=scenes, seed=seed,
-                 side=side)
+    run_transfer(out_folder, scene, minerals=_listed(minerals), guide=guide, steps=steps, mse_weight=mse_weight, scenes=scenes,
+                 seed=seed, side=side)
     out.print((out_folder / "table.md").read_text().split("\n- ")[0])
     out.print(f"wrote {out_folder}: open {out_folder / 'report.html'} and {out_folder / 'maps.png'}")
 

@@ -176,8 +176,8 @@ def fit(
         Of the endmembers. None: "endmember 1", ...
     labels
         `(y, x, n_endmembers)`: abundances of pixels where they are known, NaN elsewhere. They are observed in the model, say what
-        the endmembers are if that is open, and are the pairs that the guide learns from at last. Their names are those of the
-        endmembers, if no others are given.
+        the endmembers are if that is open, and are the pairs that the guide learns from at last where there are no exact draws.
+        Their names are those of the endmembers, if no others are given.
     mse_weight
         Of the mean squared error of the mean abundances of labelled pixels, added to both losses: the supervision of Chitnis,
         Mantripragada and Qureshi (2023), arXiv 2311.10701.

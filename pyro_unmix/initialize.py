@@ -24,6 +24,7 @@ from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.noise_structure import band_correlation, smooth_noise
 from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
+from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.scene import Scene
 from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands
 from pyro_unmix.tiles import whole
@@ -130,8 +131,9 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
         if labels is not None:
-            known, joint = labels[scene.mask.values], False
+            known = labels[scene.mask.values]
             use = np.isfinite(known).all(axis=1)
+            joint = white and bool(concentration_of(torch.as_tensor(known[use])).max() < 1.0)
             found = labelled_endmembers(pixels[use], known[use], brightness is not None)[None]
         elif white:
             found, brightness, joint = simplices(_whitened(pixels, cholesky), k, brightness, seed)
@@ -142,7 +144,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         endmembers = found[0]
         rms = np.sqrt(np.mean(endmembers**2, axis=1))
         apart = np.sqrt(np.mean((found - endmembers) ** 2, axis=(0, 2)))
-        sds = rms * (_JOINT_SD if joint else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
+        sds = rms * (_JOINT_SD if joint and labels is None else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
     scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
 
     scatter = brightness_scatter(pixels, endmembers)

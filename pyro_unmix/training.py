@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 class Trainer:
     """Two stages over the same guide, one optimiser each, one step of any of them resumable.
 
-    `pairs` are what the second stage learns from, in place of what the first has found; where there are `labels`, these. To their
-    loss comes `mse_weight` times the squared error of the mean abundances.
+    `pairs` are what the second stage learns from, in place of what the first has found; where there are `labels` and no exact
+    draws, these. To their loss comes `mse_weight` times the squared error of the mean abundances.
     """
 
     def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
@@ -56,7 +56,7 @@ class Trainer:
         self.guide = guide.bind(start, exact=sampled or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
-        self.pairs = pairs if labels is None else LabelledPixels(self.tiling, config.tiles_per_step)
+        self.pairs = pairs if labels is None or sampled else LabelledPixels(self.tiling, config.tiles_per_step)
         self.n_pixels = scene.n_pixels
         self.stages: dict[str, tuple[int, Callable[[Tiles, int], Tensor]]] = {
             "svi": (config.svi_steps, self._svi_loss),

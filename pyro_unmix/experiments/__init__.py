@@ -1,4 +1,4 @@
-"""The paper's experiments and those it invites, each a thin script over the public names that writes a table, a plot and its configuration."""
+"""The paper's experiments and those it invites: thin scripts that write a table, a plot and their settings."""
 
 from pyro_unmix.experiments.ablation import run_ablation
 from pyro_unmix.experiments.contexts import run_contexts

@@ -14,6 +14,6 @@ from pyro_unmix.plot.spectra import endmembers
 from pyro_unmix.plot.training import loss
 
 __all__ = [
-    "abundance_maps", "benchmark", "compare_maps", "confidence_maps", "coverage", "endmembers", "exceedance", "experiment", "loss",
-    "pixel", "trust", "uncertainty",
+    "abundance_maps", "benchmark", "compare_maps", "confidence_maps", "coverage", "endmembers", "exceedance", "experiment",
+    "loss", "pixel", "trust", "uncertainty",
 ]
