@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Those of real scenes and public libraries run where these are at hand.
-NEED_DATA = {"04_transfer_cuprite"}
+NEED_DATA = {"04_transfer_cuprite", "05_paper_experiments"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
