@@ -217,12 +217,13 @@ def simulate_command(
     correlation_length: Annotated[float | None, typer.Option(help="Of the abundance maps, in pixels.")] = None,
     pure_share: Annotated[float | None, typer.Option(help="Share of pixels with one material, 0 to 1.")] = None,
     variability: Annotated[float | None, typer.Option(help="Of the endmembers, from 0 (none) to 1.")] = None,
+    departure: Annotated[float | None, typer.Option(help="Of a scene's spectra from the library's, such as 0.05.")] = None,
     brightness: Annotated[float | None, typer.Option(help="Standard deviation of the log of a factor per pixel.")] = None,
 ) -> None:
     """Make a scene whose truth is known. A recipe takes some of the options and has defaults of its own."""
     options = {"n_endmembers": n_endmembers, "n_bands": n_bands, "snr_db": snr_db, "concentration": concentration,
                "correlation_length": correlation_length, "pure_share": pure_share, "variability": variability,
-               "brightness": brightness,
+               "departure": departure, "brightness": brightness,
                "minerals": None if minerals is None else [mineral.strip() for mineral in minerals.split(",")]}
     given = {name: value for name, value in options.items() if value is not None}
     scene = recipes.simulate(recipe, seed=seed, shape=(rows, cols), **given)

@@ -179,8 +179,8 @@ def fit(
         the endmembers are if that is open, and are the pairs that the guide learns from at last where there are no exact draws.
         Their names are those of the endmembers, if no others are given.
     mse_weight
-        Of the mean squared error of the mean abundances of labelled pixels, added to both losses: the supervision of Chitnis,
-        Mantripragada and Qureshi (2023), arXiv 2311.10701.
+        Of the mean squared error of the mean abundances, added to both losses, in SVI that of labelled pixels and at last that of
+        the pairs: the supervision of Chitnis, Mantripragada and Qureshi (2023), arXiv 2311.10701.
     checkpoint
         File to keep the state of training in, replaced atomically and removed at the end.
     resume

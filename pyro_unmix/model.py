@@ -133,6 +133,8 @@ class UnmixingModel(PyroModule):
         ----------
         abundances
             `(n, n_endmembers)`, on the simplex.
+        n_bands
+            Of the spectra.
         given
             Values of other sites by name: `endmembers` `(n_endmembers, n_bands)`, `brightness` `(n,)`, `noise_scale`
             `(n_bands,)`; one number stands for all.

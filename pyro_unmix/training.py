@@ -50,13 +50,12 @@ class Trainer:
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = model.to(device)
         self.mse_weight = mse_weight
-        sampled = start.joint and config.sampling_steps > 0 and is_exact(model)
-        self.exact = sampled or pairs is not None or labels is not None
+        self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
         # Not in training mode, in which Pyro warns of parameters that are held.
-        self.guide = guide.bind(start, exact=sampled or pairs is not None).to(device).eval()
+        self.guide = guide.bind(start, exact=self.exact or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
-        self.pairs = pairs if labels is None or sampled else LabelledPixels(self.tiling, config.tiles_per_step)
+        self.pairs = pairs if labels is None or self.exact else LabelledPixels(self.tiling, config.tiles_per_step)
         self.n_pixels = scene.n_pixels
         self.stages: dict[str, tuple[int, Callable[[Tiles, int], Tensor]]] = {
             "svi": (config.svi_steps, self._svi_loss),
@@ -74,7 +73,7 @@ class Trainer:
         if stage == "svi" and (self.exact or self.model.least_squares_is_mode):
             self.guide.head.hold()
         if stage == "calibrate":
-            self.guide.calibrate(self.exact)
+            self.guide.calibrate(exact=self.pairs is not None)
             self.guide.zero_grad()  # what is held still has the gradients of the last step, which would count in the norm
         trained = [parameter for parameter in self.guide.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, lr=self.config.learning_rate)

@@ -306,3 +306,11 @@ def test_labels_with_names_name_the_endmembers(mixed_scene, labels):
     named = xr.DataArray(labels, dims=("y", "x", "endmember"), coords={"endmember": [f"material {k}" for k in "abcd"]})
     assert short(mixed_scene, named).names == list(named.endmember.values)
     assert short(mixed_scene, named, names=list("wxyz")).names == list("wxyz")
+
+
+@pytest.mark.parametrize("concentration, moves", [(1.0, False), (5.0, True)])
+def test_labels_do_not_hold_what_another_prior_moves(mixed_scene, labels, concentration, moves):
+    """Under a prior that prefers mixtures SVI trains the means of unlabelled pixels; under a flat one they stay at least squares."""
+    fit = quiet_fit(pu.UnmixingModel(K, abundances=pu.priors.Dirichlet(concentration)), mixed_scene, labels=labels,
+                    guide=pu.UnmixingGuide("mlp", "dirichlet"), config=replace(CONFIG, calibration_steps=0, sampling_steps=0))
+    assert bool(fit.guide.head.mean.weight.any()) == moves

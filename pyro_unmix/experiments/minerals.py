@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyro_unmix.amplitude import coefficients
-from pyro_unmix.baselines.fcls import fcls, nnls
+from pyro_unmix.baselines.fcls import fcls, normalized_nnls
 from pyro_unmix.datasets import load_library
 from pyro_unmix.fit import Fit
 from pyro_unmix.model import UnmixingModel
@@ -54,6 +54,21 @@ def train(make: Callable[..., Scene], *, guide: str = "spacnn", steps: int = 100
     return transfer(model, make, guide=guide, steps=steps, mse_weight=mse_weight, seed=seed, progress=progress)
 
 
+def forward_seconds(fit: Fit, scene: Scene) -> float:
+    """Of the distributions of all pixels."""
+    tiles = whole(scene)
+    with torch.no_grad():
+        began = time.perf_counter()
+        fit.guide.pixels(tiles)
+        return time.perf_counter() - began
+
+
+def least_squares_of(fit: Fit, scene: Scene) -> np.ndarray:
+    """Non-negative least squares with the spectra of the library, divided by its sum, `(n, n_endmembers)`."""
+    spectra = fit.guide.endmembers.loc().detach().double()
+    return normalized_nnls(torch.as_tensor(scene.pixels()).double(), spectra)[0].numpy()
+
+
 def scores(fit: Fit, scene: Scene) -> dict[str, float]:
     """How a guide does on a scene whose abundances are known, beside least squares with the library's spectra.
 
@@ -62,26 +77,21 @@ def scores(fit: Fit, scene: Scene) -> dict[str, float]:
     scaled up for it.
     """
     assert scene.reference is not None
-    tiles = whole(scene)
-    with torch.no_grad():
-        began = time.perf_counter()
-        fit.guide.pixels(tiles)
-        seconds = time.perf_counter() - began
     use = scene.mask.values
     truth = scene.reference.abundances.reindex(endmember=fit.names, fill_value=0.0).values[use].astype(np.float64)
     spectra = fit.guide.endmembers.loc().detach().double().numpy()
     summary, pixels = fit.posterior(scene).summary(), scene.pixels().astype(np.float64)
     mean, quantiles = summary.abundance_mean.values[use], summary.abundance_quantile.values[:, use]
-    free = coefficients(nnls, pixels, spectra)
     low, first, _, third, high = quantiles
     inside, middle = (low <= truth) & (truth <= high), (first <= truth) & (truth <= third)
     there = truth > _THERE
     rmse = functools.partial(_rmse, truth)
     return {
         "rmse": rmse(mean), "fcls_rmse": rmse(coefficients(fcls, pixels, spectra)),
-        "nnls_rmse": rmse(free / np.maximum(free.sum(axis=1, keepdims=True), 1e-12)),
+        "nnls_rmse": rmse(least_squares_of(fit, scene)),
         "cover_90": float(inside.mean()), "cover_50": float(middle.mean()),
-        "cover_90_there": float(inside[there].mean()), "cover_50_there": float(middle[there].mean()), "seconds": seconds,
+        "cover_90_there": float(inside[there].mean()), "cover_50_there": float(middle[there].mean()),
+        "seconds": forward_seconds(fit, scene),
     }
 
 

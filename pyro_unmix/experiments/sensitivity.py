@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pyro_unmix.benchmark.tables import markdown
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.experiments.minerals import HELD_OUT, minerals_on, scores, train
 from pyro_unmix.fit import Fit
@@ -77,11 +78,11 @@ def run_sensitivity(out: Path, *, guide: str = "spacnn", steps: int = 1000, scen
 
 
 def _table(table: pd.DataFrame) -> str:
-    lines = ["| shift | value | RMSE | of FCLS | of NNLS | 90 % hold | of what is there | 50 % hold | findings (scenes) |",
-             "|---|---|---|---|---|---|---|---|---|"]
+    head = ["shift", "value", "RMSE", "of FCLS", "of NNLS", "90 % hold", "of what is there", "50 % hold", "findings (scenes)"]
+    rows = []
     for (shift, value), part in table.groupby(["shift", "value"], sort=False):
         counts = pd.Series([name for found in part.findings for name in found.split("; ")]).value_counts()
-        found = ", ".join(f"{name} {count}" for name, count in counts.items())
-        lines.append(f"| {shift} | {value} | {part.rmse.mean():.4f} | {part.fcls_rmse.mean():.4f} | {part.nnls_rmse.mean():.4f} "
-                     f"| {part.cover_90.mean():.3f} | {part.cover_90_there.mean():.3f} | {part.cover_50.mean():.3f} | {found} |")
-    return "\n".join(lines) + "\n"
+        errors = [f"{part[name].mean():.4f}" for name in ("rmse", "fcls_rmse", "nnls_rmse")]
+        covers = [f"{part[name].mean():.3f}" for name in ("cover_90", "cover_90_there", "cover_50")]
+        rows.append([shift, value, *errors, *covers, ", ".join(f"{name} {count}" for name, count in counts.items())])
+    return "\n".join(markdown(head, rows)) + "\n"

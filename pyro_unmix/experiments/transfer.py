@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 
-from pyro_unmix.amplitude import coefficients
-from pyro_unmix.baselines.fcls import nnls
+from pyro_unmix.benchmark.tables import markdown
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.errors import InputError
-from pyro_unmix.experiments.minerals import BRIGHTNESS, HELD_OUT, LIBRARY_SD, minerals_on, scores, train
+from pyro_unmix.experiments.minerals import (
+    BRIGHTNESS,
+    HELD_OUT,
+    LIBRARY_SD,
+    forward_seconds,
+    least_squares_of,
+    minerals_on,
+    scores,
+    train,
+)
 from pyro_unmix.fit import Fit
 from pyro_unmix.io import open_scene
 from pyro_unmix.io.files import atomic_path, make_folder
@@ -23,7 +29,6 @@ from pyro_unmix.metrics import spectral_angle
 from pyro_unmix.plot.maps import compare_maps
 from pyro_unmix.run_folder import save_run
 from pyro_unmix.scene import Scene
-from pyro_unmix.tiles import whole
 
 # What the maps show, where it is among the minerals.
 SHOWN = ("Alunite", "Kaolinite_1", "Kaolinite_2", "Montmorillonite", "Muscovite", "Chalcedony")
@@ -68,19 +73,15 @@ def run_transfer(out: Path, scene: str = "cuprite_crop", *, minerals: list[str] 
 
     summary = posterior.summary()
     found = summary.abundance_mean
-    squares = _least_squares(fit, real, found)
+    squares = found.copy(data=np.full(found.shape, np.nan))
+    squares.values[real.mask.values] = least_squares_of(fit, real)
     table = _minerals(fit, real, found, squares)
-    with torch.no_grad():
-        tiles = whole(real)
-        began = time.perf_counter()
-        fit.guide.pixels(tiles)
-        forward = time.perf_counter() - began
     for name, frame in (("holdout", holdout), ("minerals", table)):
         with atomic_path(out / f"{name}.csv") as path:
             frame.to_csv(path, index=False)
     agreement = _agreement(found, squares)
     with atomic_path(out / "table.md") as path:
-        path.write_text(_text(holdout, table, agreement, forward, [str(each) for each in posterior.findings()]))
+        path.write_text(_text(holdout, table, agreement, forward_seconds(fit, real), [str(each) for each in posterior.findings()]))
     shown = [name for name in SHOWN if name in (fit.names or [])]
     rows = {"guide, mean": found, "guide,\nstandard deviation": summary.abundance_sd, "least squares": squares}
     with atomic_path(out / "maps.png") as path:
@@ -90,14 +91,6 @@ def run_transfer(out: Path, scene: str = "cuprite_crop", *, minerals: list[str] 
                     "guide": guide, "steps": steps, "mse_weight": mse_weight, "held out": scenes, "seed": seed, "side": side}
         path.write_text(json.dumps(settings, indent=2) + "\n")
     return holdout
-
-
-def _least_squares(fit: Fit, scene: Scene, like: xr.DataArray) -> xr.DataArray:
-    """Non-negative least squares with the spectra of the library, divided by its sum."""
-    found = coefficients(nnls, scene.pixels().astype(np.float64), fit.guide.endmembers.loc().detach().double().numpy())
-    maps = np.full(like.shape, np.nan)
-    maps[scene.mask.values] = found / np.maximum(found.sum(axis=1, keepdims=True), 1e-12)
-    return like.copy(data=maps)
 
 
 def _minerals(fit: Fit, scene: Scene, found: xr.DataArray, squares: xr.DataArray) -> pd.DataFrame:
@@ -139,8 +132,6 @@ def _text(holdout: pd.DataFrame, minerals: pd.DataFrame, agreement: tuple[float,
     if "sad" in minerals:
         present = minerals[minerals.least_squares_mean > PRESENT]
         lines[-1] += f" Mean angle to the reference, minerals that are present: {present.sad.mean():.3f} rad."
-    head = list(minerals.columns)
-    lines += ["", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row) + " |"
-              for row in minerals.itertuples(index=False)]
+    lines += ["", *markdown(list(minerals.columns), [
+        [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in minerals.itertuples(index=False)])]
     return "\n".join([*lines, "", *(f"- {finding}" for finding in findings)]) + "\n"
