@@ -310,7 +310,7 @@ def test_labels_with_names_name_the_endmembers(mixed_scene, labels):
 
 @pytest.mark.parametrize("concentration, moves", [(1.0, False), (5.0, True)])
 def test_labels_do_not_hold_what_another_prior_moves(mixed_scene, labels, concentration, moves):
-    """Under a prior that prefers mixtures SVI trains the means of unlabelled pixels; under a flat one they stay at least squares."""
+    """Under a prior that prefers mixtures SVI trains the means; under a flat one they stay at least squares."""
     fit = quiet_fit(pu.UnmixingModel(K, abundances=pu.priors.Dirichlet(concentration)), mixed_scene, labels=labels,
                     guide=pu.UnmixingGuide("mlp", "dirichlet"), config=replace(CONFIG, calibration_steps=0, sampling_steps=0))
     assert bool(fit.guide.head.mean.weight.any()) == moves

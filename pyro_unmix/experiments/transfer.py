@@ -81,7 +81,8 @@ def run_transfer(out: Path, scene: str = "cuprite_crop", *, minerals: list[str] 
             frame.to_csv(path, index=False)
     agreement = _agreement(found, squares)
     with atomic_path(out / "table.md") as path:
-        path.write_text(_text(holdout, table, agreement, forward_seconds(fit, real), [str(each) for each in posterior.findings()]))
+        findings = [str(each) for each in posterior.findings()]
+        path.write_text(_text(holdout, table, agreement, forward_seconds(fit, real), findings))
     shown = [name for name in SHOWN if name in (fit.names or [])]
     rows = {"guide, mean": found, "guide,\nstandard deviation": summary.abundance_sd, "least squares": squares}
     with atomic_path(out / "maps.png") as path:
@@ -132,6 +133,7 @@ def _text(holdout: pd.DataFrame, minerals: pd.DataFrame, agreement: tuple[float,
     if "sad" in minerals:
         present = minerals[minerals.least_squares_mean > PRESENT]
         lines[-1] += f" Mean angle to the reference, minerals that are present: {present.sad.mean():.3f} rad."
-    lines += ["", *markdown(list(minerals.columns), [
-        [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in minerals.itertuples(index=False)])]
+    cells = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
+             for row in minerals.itertuples(index=False)]
+    lines += ["", *markdown(list(minerals.columns), cells)]
     return "\n".join([*lines, "", *(f"- {finding}" for finding in findings)]) + "\n"
