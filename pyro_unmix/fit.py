@@ -20,7 +20,7 @@ from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import initialize
 from pyro_unmix.labels import check_labels
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.numerics import flush_denormals, one_thread, seeded
+from pyro_unmix.numerics import flush_denormals, one_thread, repeatable, seeded
 from pyro_unmix.posterior import Posterior
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.shared import Shared
@@ -204,8 +204,7 @@ def fit(
     device = config.torch_device()
     if model.n_endmembers != "auto":
         names = endmember_names(names, model.n_endmembers)
-    with seeded(seed), flush_denormals(), pyro.get_param_store().scope(), \
-            StageProgress(progress) as bar:
+    with seeded(seed), flush_denormals(), repeatable(device), pyro.get_param_store().scope(), StageProgress(progress) as bar:
         began = time.perf_counter()
         bar.stage("initialize", 1)
         model, start = initialize(model, scene, seed=seed, labels=labels)

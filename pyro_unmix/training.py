@@ -48,7 +48,7 @@ class Trainer:
                  device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int, *,
                  pairs: Callable[[], Pairs] | None = None, labels: np.ndarray | None = None, mse_weight: float = 0.0):
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
-        self.model = model.to(device)
+        self.model = copy.deepcopy(model).to(device)  # its parts may be the caller's
         self.mse_weight = mse_weight
         self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
         # Not in training mode, in which Pyro warns of parameters that are held.
@@ -84,8 +84,10 @@ class Trainer:
         if self.pairs is None and self.exact and self.config.calibration_steps:
             began = time.perf_counter()
             self.bar.stage("sample", self.config.sampling_steps)
+            # A chain of many small steps, each on a few pixels: no work for a GPU.
+            model, guide = copy.deepcopy(self.model).cpu(), copy.deepcopy(self.guide).cpu()
             with seeded(self.seed):
-                self._simulate_from(draw_shared(self.model, self.guide, self.scene, steps=self.config.sampling_steps,
+                self._simulate_from(draw_shared(model, guide, self.scene, steps=self.config.sampling_steps,
                                                 on_step=self.bar.advance))
             self.bar.finish()
             self.seconds["sample"] = time.perf_counter() - began
@@ -176,6 +178,7 @@ class Trainer:
                  "shared": None if self.shared is None else vars(self.shared),
                  "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
                  "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
+                 "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
                  "belongs_to": self._belongs_to()}
         with atomic_path(checkpoint) as path:
             torch.save(state, path)
@@ -191,7 +194,7 @@ class Trainer:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         try:
-            state = torch.load(self.checkpoint, weights_only=True)
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             belongs_to = state["belongs_to"]
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
@@ -210,6 +213,8 @@ class Trainer:
         self.step, self.history = state["step"], state["history"]
         self.seconds = state["seconds"]
         torch.set_rng_state(state["random"])
+        if state["random_gpu"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random_gpu"])
 
     def _belongs_to(self) -> str:
         """Digest of everything that decides how training goes on."""

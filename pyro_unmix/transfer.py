@@ -16,7 +16,7 @@ from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import initialize
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import LowRankNoise
-from pyro_unmix.numerics import flush_denormals, one_thread, seeded
+from pyro_unmix.numerics import flush_denormals, one_thread, repeatable, seeded
 from pyro_unmix.pairs import Pairs, SimulatedScenes
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.concentration import concentration_of
@@ -79,7 +79,7 @@ def transfer(
     config = replace(config or FitConfig(), svi_steps=0, calibration_steps=steps, sampling_steps=0)
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     device = config.torch_device()
-    with seeded(seed), flush_denormals(), pyro.get_param_store().scope(), StageProgress(progress) as bar:
+    with seeded(seed), flush_denormals(), repeatable(device), pyro.get_param_store().scope(), StageProgress(progress) as bar:
         began = time.perf_counter()
         bar.stage("initialize", 1)
         first = scenes(seed)
