@@ -27,6 +27,9 @@ _FLAT = 0.99
 # and by how much a pixel's has to be greater, in the mean, to count.
 _WEIGHED, _SWEEPS, _DRAWS, _LEFT_OUT, _CLEARLY = 300, 20, 10, 0.02, 0.05
 
+# Most of an endmember's energy that may lie below zero, if no more of the pixels' does.
+_BELOW_ZERO = 0.01
+
 
 def simplices(
     pixels: np.ndarray, k: int, brightness: str | PixelBrightness | None, seed: int
@@ -57,10 +60,18 @@ def simplices(
         found = [calibrate_amplitude(each, coefficients(nnls, pixels, each)) for each in found]
     # Much noise leads the density astray, too, for it takes errors of abundances for independent. The evidence does not.
     evidence, concentration = zip(*(evidence_of(pixels, each, varies, seed) for each in found[:-1]), strict=True)
-    best = int(np.argmax(evidence - _CLEARLY * (np.arange(len(evidence)) > 0)))
+    # Nor does it know that no material reflects less than nothing; a simplex that ran away does.
+    allowed = max(_BELOW_ZERO, _below_zero(pixels.ravel()))
+    wrong = [max(map(_below_zero, each)) > allowed for each in found[:-2]] + [False]
+    best = int(np.argmax(np.where(wrong, -np.inf, evidence - _CLEARLY * (np.arange(len(evidence)) > 0))))
     if best == len(evidence) - 1:
         dirichlet = bool((concentration[best] < _FLAT).all())
     return np.stack([found[best], found[-1][match(found[-1], found[best])]]), brightness, dirichlet
+
+
+def _below_zero(spectrum: np.ndarray) -> float:
+    """Share of the energy of a spectrum that is of values below zero."""
+    return float(np.sum(np.minimum(spectrum, 0.0) ** 2) / np.sum(spectrum**2))
 
 
 def evidence_of(pixels: np.ndarray, endmembers: np.ndarray, varies: bool, seed: int) -> tuple[float, np.ndarray]:
