@@ -1,7 +1,7 @@
 """Bayesian hyperspectral unmixing in Pyro."""
 
 from pyro_unmix import mixing, noise, plot, priors, recipes
-from pyro_unmix.datasets import load_dataset, load_library
+from pyro_unmix.datasets import load_dataset
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import FitDiverged, InputError, UnmixError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig, fit
@@ -9,6 +9,7 @@ from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.heads import DirichletHead, LogisticNormalHead, SimplexNormalHead, SoftmaxHead
 from pyro_unmix.initialize import initialize
 from pyro_unmix.io import open_scene, save_scene
+from pyro_unmix.libraries import load_library
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate
 from pyro_unmix.model import UnmixingModel

@@ -17,7 +17,7 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from pyro_unmix import datasets, recipes, simulate
+from pyro_unmix import datasets, libraries, recipes, simulate
 from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
@@ -333,7 +333,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of
 def list_datasets() -> None:
     """List the benchmark scenes and spectral libraries."""
     table = Table(show_header=False, box=None)
-    for name, description in (datasets.dataset_names() | datasets.library_names()).items():
+    for name, description in (datasets.dataset_names() | libraries.library_names()).items():
         table.add_row(name, description)
     out.print(table)
 
@@ -359,8 +359,8 @@ def _open(scene: str) -> Scene:
 
 
 def _open_library(library: str) -> SpectralLibrary:
-    if not Path(library).exists() and library in datasets.library_names():
-        return datasets.load_library(library)
+    if not Path(library).exists() and library in libraries.library_names():
+        return libraries.load_library(library)
     return open_library(library)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pyro_unmix.datasets import load_library
 from pyro_unmix.errors import InputError
+from pyro_unmix.libraries import load_library
 from pyro_unmix.library import SpectralLibrary
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene

@@ -165,7 +165,7 @@ def test_library_names_and_informs_the_endmembers(folder, options, tmp_path, no_
 
 def test_library_by_name(folder, options, tmp_path, no_report, monkeypatch):
     known = pu.open_library(folder / "library.npz")
-    monkeypatch.setattr(cli.datasets, "load_library", {"berlin": known}.__getitem__)
+    monkeypatch.setattr(cli.libraries, "load_library", {"berlin": known}.__getitem__)
     works(*options, "--library", "berlin", "--materials", "oak,beech,soil", "--out", tmp_path)
     assert opened(tmp_path / "summary.nc").endmember.values.tolist() == ["red oak", "beech", "soil"]
 

@@ -16,10 +16,11 @@ import pooch
 import pytest
 import scipy.io
 
-from pyro_unmix import datasets
-from pyro_unmix.datasets import Dataset, LibrarySource, dataset_names, fetch_dataset, library_names, load_dataset, load_library
+from pyro_unmix import datasets, downloads, libraries
+from pyro_unmix.datasets import Dataset, dataset_names, fetch_dataset, load_dataset
 from pyro_unmix.errors import InputError
 from pyro_unmix.io import matlab, matlab_library, open_scene, save_scene
+from pyro_unmix.libraries import LibrarySource, library_names, load_library
 from pyro_unmix.library import open_library
 from pyro_unmix.scene import Scene
 
@@ -40,7 +41,7 @@ class Site:
 def cache(tmp_path, monkeypatch):
     """An empty cache, and no local folder."""
     monkeypatch.delenv("PYRO_UNMIX_DATA", raising=False)
-    monkeypatch.setattr(datasets, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(downloads, "cache_folder", lambda: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -64,7 +65,7 @@ def site(monkeypatch):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        monkeypatch.setattr(datasets, "_SITE", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setattr(downloads, "_SITE", f"http://127.0.0.1:{server.server_port}/")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield site
         server.shutdown()
@@ -90,7 +91,7 @@ def tiny(request, cache, site, monkeypatch):
     """A scene called "tiny", of one file at the address owner/tiny.mat of `site`."""
     content = mat(cube=IMAGE)
     site.pages["owner/tiny.mat"] = content
-    monkeypatch.setitem(datasets._FILES, "tiny.mat", ("owner/tiny.mat", request.param(content)))
+    monkeypatch.setitem(downloads.FILES, "tiny.mat", ("owner/tiny.mat", request.param(content)))
     monkeypatch.setitem(datasets._DATASETS, "tiny", Dataset("for this test", ("tiny.mat",),
                                                             lambda get, variant: matlab.read_scene(get("tiny.mat"))))
 
@@ -101,26 +102,26 @@ def tiny_library(cache, site, monkeypatch):
     table = np.array([[0.5, 0.01, 1, 0.3, 0.4], [0.4, 0.01, 2, 0.1, 0.2]])
     content = mat(datalib=table, names=np.array(["wavelength", "resolution", "channel", "clay", "lime"]))
     site.pages["owner/lib.mat"] = content
-    monkeypatch.setitem(datasets._FILES, "lib.mat", ("owner/lib.mat", sha256(content)))
-    monkeypatch.setitem(datasets._LIBRARIES, "tiny", LibrarySource(
+    monkeypatch.setitem(downloads.FILES, "lib.mat", ("owner/lib.mat", sha256(content)))
+    monkeypatch.setitem(libraries._LIBRARIES, "tiny", LibrarySource(
         "for this test", "library_tiny_2", ("lib.mat",), lambda get: matlab_library.read_library(get("lib.mat"))))
 
 
 def test_everything_has_a_name_and_a_line():
-    names, libraries = dataset_names(), library_names()
+    names, of_spectra = dataset_names(), library_names()
     assert {"samson", "jasper_ridge", "urban_crop", "cuprite_crop", "muufl_crop", "sim1", "dc1"} <= names.keys()
-    assert libraries.keys() == {"usgs1995", "usgs_splib06", "usgs_splib07", "berlin"} and not names.keys() & libraries.keys()
-    assert all(0 < len(line) < 100 and "\n" not in line for line in (names | libraries).values())
+    assert of_spectra.keys() == {"usgs1995", "usgs_splib06", "usgs_splib07", "berlin"} and not names.keys() & of_spectra.keys()
+    assert all(0 < len(line) < 100 and "\n" not in line for line in (names | of_spectra).values())
 
 
 def test_every_file_is_pinned():
-    for address, checksum in datasets._FILES.values():
+    for address, checksum in downloads.FILES.values():
         commit = address.split("/")[2]
         kind, digest = checksum.split(":")
         assert len(commit) == 40 and len(digest) == {"sha256": 64, "git": 40}[kind]
         int(commit, 16), int(digest, 16)
-    used = [file for source in [*datasets._DATASETS.values(), *datasets._LIBRARIES.values()] for file in source.files]
-    assert set(used) == set(datasets._FILES)
+    used = [file for source in [*datasets._DATASETS.values(), *libraries._LIBRARIES.values()] for file in source.files]
+    assert set(used) == set(downloads.FILES)
 
 
 def test_the_local_folder_comes_first(tmp_path, cache, site, monkeypatch):
@@ -194,8 +195,8 @@ def test_what_is_kept_of_a_usgs_library():
     gap, wide, bright, dark = (line.copy() for _ in range(4))
     gap[[4, 5, -2]], wide[:11], bright[3], dark[3] = -1.23e34, np.nan, 1.7, -0.1
     names = ["Wavelengths in microns 224ch", "whole", "error bars to preceding", "gap", "wide", "bright", "dark"]
-    kept = datasets._usgs_spectra({"spectra": np.stack([wavelengths, line, line, gap, wide, bright, dark]), "names": names,
-                                   "wavelengths": wavelengths})
+    kept = libraries._usgs_spectra({"spectra": np.stack([wavelengths, line, line, gap, wide, bright, dark]), "names": names,
+                                    "wavelengths": wavelengths})
     assert kept["names"] == ["whole", "gap"]
     np.testing.assert_allclose(kept["spectra"], [line, line], rtol=1e-12)
 
@@ -203,7 +204,7 @@ def test_what_is_kept_of_a_usgs_library():
 def test_without_a_network(tiny, cache, site, monkeypatch):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        monkeypatch.setattr(datasets, "_SITE", f"http://127.0.0.1:{closed.getsockname()[1]}/")
+        monkeypatch.setattr(downloads, "_SITE", f"http://127.0.0.1:{closed.getsockname()[1]}/")
         with pytest.raises(InputError, match=r"an answer from http.*ConnectionError; save it by hand as") as error:
             load_dataset("tiny")
     assert str(cache / "tiny.mat") in str(error.value) and "\n" not in str(error.value)
@@ -240,7 +241,7 @@ def published(site):
     """The files as published, on the addresses they were published at."""
     contents = [path.read_bytes() for path in (Path(DATA) / "original").iterdir()]
     by_checksum = {sha256(content): content for content in contents}
-    for address, checksum in datasets._FILES.values():
+    for address, checksum in downloads.FILES.values():
         if checksum in by_checksum:
             site.pages[address] = by_checksum[checksum]
     return site
@@ -250,7 +251,7 @@ def published(site):
 @pytest.mark.parametrize("name", ["samson", "jasper_ridge", "urban_crop", "cuprite_crop", "sim1", "dc1"])
 def test_what_is_downloaded_equals_the_local_file(name, cache, published):
     files = [path.name for path in fetch_dataset(name)]
-    assert sorted(published.asked) == sorted(datasets._FILES[file][0] for file in files)
+    assert sorted(published.asked) == sorted(downloads.FILES[file][0] for file in files)
     for variant in ("", *datasets._DATASETS[name].variants):
         built, local = load_dataset(name, variant=variant), open_scene(Path(DATA) / f"{name}.npz", variant=variant)
         np.testing.assert_allclose(built.reflectance, local.reflectance, rtol=1e-6)
@@ -271,9 +272,9 @@ def test_scenes_whose_image_is_only_online(name, k, file, layout, cache, publish
     """The image is made here from its published reference: what is tested is that the two are laid side by side."""
     truth = np.load(Path(DATA) / f"{name}_gt{'_full' if name == 'urban' else ''}.npz")
     content = mat(**layout(truth["abundances"] @ truth["endmembers"]))
-    address, _ = datasets._FILES[file]
+    address, _ = downloads.FILES[file]
     published.pages[address] = content
-    monkeypatch.setitem(datasets._FILES, file, (address, git(content)))
+    monkeypatch.setitem(downloads.FILES, file, (address, git(content)))
     scene = load_dataset(name)
     assert scene.reference.sizes["endmember"] == k
     assert list(scene.reference.endmember.values) == list(truth["names"])
@@ -285,8 +286,8 @@ def test_scenes_whose_image_is_only_online(name, k, file, layout, cache, publish
 @real
 @pytest.mark.parametrize("name", ["usgs1995", "usgs_splib06", "usgs_splib07", "berlin"])
 def test_a_library_that_is_downloaded_equals_the_local_file(name, cache, published, monkeypatch):
-    source, built = datasets._LIBRARIES[name], load_library(name)
-    assert sorted(published.asked) == sorted(datasets._FILES[file][0] for file in source.files)
+    source, built = libraries._LIBRARIES[name], load_library(name)
+    assert sorted(published.asked) == sorted(downloads.FILES[file][0] for file in source.files)
     assert fetch_dataset(name) == [cache / file for file in source.files]
     twin = open_library(Path(DATA) / f"{source.local}.npz")
     np.testing.assert_allclose(built.spectra, twin.spectra, rtol=1e-6)

@@ -19,7 +19,8 @@ FLOORS = """
 errors
 scene
 io metrics simulate subspace
-library labels
+library labels downloads
+libraries
 datasets
 recipes
 tiles progress numerics mixing encoders denoise likelihood distributions
@@ -49,7 +50,8 @@ __init__
 """.split("\n")[1:-1]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}
 
-DATA_ROOMS = {"errors", "scene", "io", "metrics", "simulate", "library", "datasets", "labels", "recipes"}
+DATA_ROOMS = {"errors", "scene", "io", "metrics", "simulate", "library", "downloads", "libraries", "datasets", "labels",
+              "recipes"}
 CALCULATING_ROOMS = {"model", "guide", "priors", "mixing", "noise", "encoders", "baselines", "tiles", "initialize", "pairs"}
 
 

@@ -11,8 +11,8 @@ import torch
 
 from pyro_unmix.amplitude import coefficients
 from pyro_unmix.baselines.fcls import fcls, normalized_nnls
-from pyro_unmix.datasets import load_library
 from pyro_unmix.fit import Fit
+from pyro_unmix.libraries import load_library
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.priors import MVNEndmembers, smooth_scale_tril
 from pyro_unmix.recipes import cuprite
