@@ -25,7 +25,7 @@ from pyro_unmix.posterior import Posterior
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.scene import Scene
-from pyro_unmix.training import Trainer, learns_exactly
+from pyro_unmix.training import Trainer
 
 _HISTORY = ["step", "stage", "elbo_loss", "guide_loss", "gradient_norm", "seconds"]
 
@@ -212,9 +212,8 @@ def fit(
             labels = check_labels(labels, scene, model.n_endmembers)
         names = endmember_names(names, model.n_endmembers)
         bar.advance()
-        bound = guide.bind(start, exact=learns_exactly(model, start.joint, config))
-        trainer = Trainer(model, bound, scene, config, device, bar, Path(checkpoint) if checkpoint else None, seed,
-                          labels=labels, mse_weight=mse_weight)
+        trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None,
+                          seed, labels=labels, mse_weight=mse_weight)
         trainer.seconds["initialize"] = time.perf_counter() - began
         if resume:
             trainer.restore()

@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 
 from pyro_unmix.errors import FitDiverged, InputError
 from pyro_unmix.guide import UnmixingGuide
+from pyro_unmix.initialize import Start
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
@@ -39,20 +40,19 @@ if TYPE_CHECKING:
 class Trainer:
     """Two stages over the same guide, one optimiser each, one step of any of them resumable.
 
-    `guide` is bound, and is trained itself. `pairs` are what the second stage learns from, in place of what the first has found;
-    where there are `labels` and no exact draws, these. To their loss comes `mse_weight` times the squared error of the mean
-    abundances.
+    `pairs` are what the second stage learns from, in place of what the first has found; where there are `labels` and no exact
+    draws, these. To their loss comes `mse_weight` times the squared error of the mean abundances.
     """
 
-    def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, config: FitConfig,
+    def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
                  device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int, *,
                  pairs: Callable[[], Pairs] | None = None, labels: np.ndarray | None = None, mse_weight: float = 0.0):
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = copy.deepcopy(model).to(device)  # its parts may be the caller's
         self.mse_weight = mse_weight
-        self.exact = learns_exactly(model, bool(guide.joint), config)
+        self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
         # Not in training mode, in which Pyro warns of parameters that are held.
-        self.guide = guide.to(device).eval()
+        self.guide = guide.bind(start, exact=self.exact or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
         self.pairs = pairs if labels is None or self.exact else LabelledPixels(self.tiling, config.tiles_per_step)
@@ -223,11 +223,6 @@ class Trainer:
         for tensor in (self.tiling.image, *labels, *self.model.state_dict().values()):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def learns_exactly(model: UnmixingModel, joint: bool, config: FitConfig) -> bool:
-    """Whether a guide is to learn from exact draws; `joint` is that of the start."""
-    return joint and config.sampling_steps > 0 and is_exact(model)
 
 
 def choose_elbo(model: UnmixingModel, guide: UnmixingGuide) -> Trace_ELBO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -98,53 +97,13 @@ def transfer(
         # One posterior for scenes that differ: what pixels share is not drawn from any of them.
         start = replace(start, joint=False, denoise=None, noise_scale=noise.scale.float(),
                         noise_correlation=noise.cholesky(torch.ones(first.n_bands)))
-        trainer = Trainer(model.replace(noise=noise), guide.bind(start, exact=True), first, config, device, bar, None, seed,
-                          pairs=pairs, mse_weight=mse_weight)
+        trainer = Trainer(model.replace(noise=noise), guide, first, start, config, device, bar, None, seed, pairs=pairs,
+                          mse_weight=mse_weight)
         concentration = concentration_of(torch.cat([abundances.cpu() for _, abundances, _ in some]))
         trainer.guide.head.learn_prior(concentration.float().to(device))
         trainer.seconds["initialize"] = time.perf_counter() - began
         trainer.run()
     return finished(trainer, first, names)
-
-
-@one_thread()
-def fine_tune(fit: Fit, scene: Scene, *, seed: int = 0, config: FitConfig | None = None, progress: bool = True) -> Fit:
-    """Let a real scene have its say in a guide that was trained on simulated ones.
-
-    From where the guide stands, SVI moves endmembers and noise as far as the scene is evidence against their priors; then the
-    guide is trained on pairs simulated on this scene from the model as it is now.
-
-    Parameters
-    ----------
-    fit
-        Left as it is.
-    scene
-        On the bands of the fit; its reference, if any, is not read.
-    config
-        None: half the steps of a `FitConfig`, for most is learned.
-    seed, progress
-        As in `pyro_unmix.fit`.
-
-    Raises
-    ------
-    InputError
-        A scene on other bands.
-    FitDiverged
-        A value is not finite; the error names the step.
-    """
-    fit.posterior(scene)  # which refuses other bands
-    config = config or FitConfig(svi_steps=50, calibration_steps=100, window=25, kl_warmup_steps=1)
-    device = config.torch_device()
-    with seeded(seed), flush_denormals(), repeatable(device), pyro.get_param_store().scope(), StageProgress(progress) as bar:
-        began = time.perf_counter()
-        bar.stage("initialize", 1)
-        # What a scene is worth as evidence is a matter of its noise: that of the simulator says nothing of it.
-        model, _ = initialize(fit.model.replace(evidence=None), scene, seed=seed)
-        bar.advance()
-        trainer = Trainer(model, copy.deepcopy(fit.guide), scene, config, device, bar, None, seed)
-        trainer.seconds["initialize"] = time.perf_counter() - began
-        trainer.run()
-    return finished(trainer, scene, fit.names)
 
 
 def misfit(pairs: list[Pairs], endmembers: Tensor) -> LowRankNoise:
