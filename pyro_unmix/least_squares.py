@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pyro_unmix.baselines.fcls import fcls, normalized_nnls, times
 from pyro_unmix.likelihood import whiten
-from pyro_unmix.mixing import Linear
-from pyro_unmix.mixing.base import CoefficientMixing
+from pyro_unmix.mixing import CoefficientMixing, Linear
 
 # Ridge on the correlations of the endmembers: two of one spectrum cannot be told apart, and nothing else must break.
 _RIDGE = 1e-9
-# Most times that mixing is taken for linear around where the last time led, and how little abundances still move at the end.
-_ROUNDS, _AT_REST = 6, 1e-4
+# Most times that mixing is taken for linear around where the last time led, and by how little the abundances of a pixel move when
+# it is let go: the next move would be about the square.
+_ROUNDS, _AT_REST = 8, 1e-3
 # Pixels that are solved together, and those that a coefficient is measured from, spread over the scene.
 _TOGETHER, _MEASURED = 2**14, 1000
 
@@ -111,14 +111,16 @@ def _gauss_newton(pixels: Tensor, endmembers: Tensor, brightness: bool, mixing: 
                   iterations: int) -> tuple[Tensor, Tensor]:
     abundances, total = _linear(pixels, endmembers, brightness, iterations)
     error = _error(pixels, mixing(abundances, endmembers), total)
+    moving = torch.arange(len(pixels), device=pixels.device)
     for _ in range(_ROUNDS):
-        before = abundances
-        solved = _linear(pixels, tangent(mixing, abundances, endmembers), brightness, iterations)
-        worse = _error(pixels, mixing(solved[0], endmembers), solved[1]) > error
-        abundances = torch.where(worse[:, None], (solved[0] + abundances) / 2, solved[0])
-        total = torch.where(worse, (solved[1] + total) / 2, solved[1])
-        error = _error(pixels, mixing(abundances, endmembers), total)
-        if (abundances - before).abs().max() < _AT_REST:
+        here, before = pixels[moving], abundances[moving]
+        after, lit = _linear(here, tangent(mixing, before, endmembers), brightness, iterations)
+        worse = _error(here, mixing(after, endmembers), lit) > error[moving]
+        after = torch.where(worse[:, None], (after + before) / 2, after)
+        lit = torch.where(worse, (lit + total[moving]) / 2, lit)
+        abundances[moving], total[moving], error[moving] = after, lit, _error(here, mixing(after, endmembers), lit)
+        moving = moving[(after - before).abs().amax(dim=1) > _AT_REST]
+        if not len(moving):
             break
     return abundances, total
 

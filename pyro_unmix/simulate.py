@@ -175,6 +175,8 @@ def simulate_scene(
     _check_number("pure_share", pure_share, 0.0)
     if pure_share > 1 or (pure_share and max_abundance < 1):
         raise InputError("pure_share up to 1, and 0 with a max_abundance below 1", f"{pure_share:g}")
+    if mixing is not None and not hasattr(mixing, "spectra"):
+        raise InputError("a mixing of pyro_unmix.mixing", f"{mixing!r}", "make your own a subclass of pyro_unmix.mixing.Mixing")
     wavelengths = np.linspace(400.0, 2500.0, n_bands) if wavelengths is None else np.asarray(wavelengths, float)
     if variants is not None:
         if len(variants) != n_endmembers:

@@ -12,7 +12,7 @@ from short_fits import same, weights
 import pyro_unmix as pu
 from pyro_unmix.amplitude import coefficients
 from pyro_unmix.baselines.fcls import fcls
-from pyro_unmix.mixing import Linear
+from pyro_unmix.mixing import Fan, Linear
 from pyro_unmix.pairs import SimulatedScenes
 from pyro_unmix.simulate import absorption_spectra, simulate_scene
 from pyro_unmix.tiles import whole
@@ -252,8 +252,9 @@ def test_misfit_is_of_the_noise_alone_where_nothing_varies():
     assert covariance_of(unlit).max() > 10 * found.max()
 
 
-def test_misfit_of_exact_mixtures_is_small_and_positive():
-    scene = scenes(0, variants=None, snr_db=300.0)
+@pytest.mark.parametrize("mixing", [Linear(), Fan()], ids=repr)
+def test_misfit_of_exact_mixtures_is_small_and_positive(mixing):
+    scene = scenes(0, variants=None, snr_db=300.0, mixing=mixing)
     abundances = torch.as_tensor(scene.reference.abundances.values).reshape(-1, K)
-    found = misfit([(whole(scene), abundances, None)], torch.as_tensor(SPECTRA), Linear())
+    found = misfit([(whole(scene), abundances, None)], torch.as_tensor(SPECTRA), mixing)
     assert (found.scale > 0).all() and found.scale.max() < 1e-6

@@ -9,13 +9,14 @@ from functools import partial
 
 from torch import nn
 
-from pyro_unmix.mixing.base import Mixing, is_open
+from pyro_unmix.mixing.base import CoefficientMixing, Mixing, is_open
 from pyro_unmix.mixing.bilinear import Fan, GeneralizedBilinear
 from pyro_unmix.mixing.hapke import Hapke
 from pyro_unmix.mixing.linear import Linear
 from pyro_unmix.mixing.post_nonlinear import PostNonlinear
 
-__all__ = ["Fan", "GeneralizedBilinear", "Hapke", "Linear", "MIXINGS", "Mixing", "PostNonlinear", "is_open", "n_directions"]
+__all__ = ["CoefficientMixing", "Fan", "GeneralizedBilinear", "Hapke", "Linear", "MIXINGS", "Mixing", "PostNonlinear", "is_open",
+           "n_directions"]
 
 # By the names of the command line, with coefficients that matter.
 MIXINGS: dict[str, Callable[[], Mixing]] = {

@@ -23,7 +23,7 @@ class Mixing(nn.Module):
 
     @torch.no_grad()
     def spectra(self, abundances: np.ndarray, endmembers: np.ndarray) -> np.ndarray:
-        """The same of arrays.
+        """The same of arrays, in double precision.
 
         Raises
         ------
@@ -32,7 +32,7 @@ class Mixing(nn.Module):
         """
         if is_open(self):
             raise InputError("a mixing whose coefficient is known", f"{type(self).__name__} with none", "give the coefficient")
-        return self(torch.as_tensor(abundances), torch.as_tensor(endmembers)).numpy()
+        return self(*(torch.as_tensor(each, dtype=torch.float64) for each in (abundances, endmembers))).numpy()
 
 
 class CoefficientMixing(Mixing):
