@@ -139,6 +139,8 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         check_endmember_prior(model.endmembers, k, scene.n_bands)
         endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
+        if isinstance(model.mixing, Mixing) and not isinstance(model.mixing, Linear):
+            warnings.warn("endmembers are looked for as if mixing were linear: give a prior of them", UnmixWarning, stacklevel=3)
         if labels is not None:
             known = labels[scene.mask.values]
             use = np.isfinite(known).all(axis=1)

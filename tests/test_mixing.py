@@ -275,6 +275,12 @@ def test_a_scene_that_is_not_in_reflectance_is_refused():
     pu.initialize(pu.UnmixingModel(K, mixing=Linear()), scene)
 
 
+def test_endmembers_that_are_open_are_warned_of():
+    with pytest.warns(pu.UnmixWarning, match="as if mixing were linear"):
+        model, _ = pu.initialize(pu.UnmixingModel(K, mixing=Fan()), scene_of(Fan()))
+    assert model.endmembers.mean.shape == (K, L)
+
+
 class Saturated(nn.Module):
     """A mixing of the user's own."""
 
