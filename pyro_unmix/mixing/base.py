@@ -51,7 +51,8 @@ class CoefficientMixing(Mixing):
         self.register_buffer("coefficient", torch.tensor(math.nan if value is None else float(value)))
 
     def extra_repr(self) -> str:
-        return f"{self.name}={self.settings[self.name]}"
+        value = self.settings[self.name]
+        return f"{self.name}={value if value is None else format(value, '.3g')}"
 
 
 def is_open(mixing: nn.Module) -> TypeGuard[CoefficientMixing]:
