@@ -26,6 +26,7 @@ from pyro_unmix.io import open_reference, open_scene, save_scene
 from pyro_unmix.io.files import make_folder
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
+from pyro_unmix.mixing import MIXINGS
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
@@ -219,13 +220,18 @@ def simulate_command(
     variability: Annotated[float | None, typer.Option(help="Of the endmembers, from 0 (none) to 1.")] = None,
     departure: Annotated[float | None, typer.Option(help="Of a scene's spectra from the library's, such as 0.05.")] = None,
     brightness: Annotated[float | None, typer.Option(help="Standard deviation of the log of a factor per pixel.")] = None,
+    mixing: Annotated[str | None, typer.Option(help=f"How materials combine: {', '.join(MIXINGS)}.")] = None,
 ) -> None:
     """Make a scene whose truth is known. A recipe takes some of the options and has defaults of its own."""
     options = {"n_endmembers": n_endmembers, "n_bands": n_bands, "snr_db": snr_db, "concentration": concentration,
                "correlation_length": correlation_length, "pure_share": pure_share, "variability": variability,
                "departure": departure, "brightness": brightness,
                "minerals": None if minerals is None else [mineral.strip() for mineral in minerals.split(",")]}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: dict[str, object] = {name: value for name, value in options.items() if value is not None}
+    if mixing is not None:
+        if mixing not in MIXINGS:
+            raise InputError(f"a mixing ({', '.join(MIXINGS)})", f"'{mixing}'")
+        given["mixing"] = MIXINGS[mixing]()
     scene = recipes.simulate(recipe, seed=seed, shape=(rows, cols), **given)
     save_scene(scene, out_file)
     out.print(f"wrote {out_file}: {scene}")

@@ -21,6 +21,7 @@ from pyro_unmix.heads import HEADS, BrightnessHead, Head
 from pyro_unmix.initialize import Start
 from pyro_unmix.least_squares import LeastSquares, least_squares
 from pyro_unmix.likelihood import noise_cholesky
+from pyro_unmix.mixing import n_directions
 from pyro_unmix.tiles import Tiles
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
@@ -145,6 +146,7 @@ class UnmixingGuide(PyroModule):
     brightness: BrightnessHead | None
     denoise: NonLocalMeans | None
     joint: Tensor
+    mixing: nn.Module
     input: SpectrumInput
     endmembers: EndmemberPosterior
     noise: NoisePosterior
@@ -168,7 +170,8 @@ class UnmixingGuide(PyroModule):
         if not hasattr(plan, "head"):
             plan.head = HEADS["simplex-normal" if exact else "dirichlet"]()
         guide = plan.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
-                           denoise=start.denoise is not None, correlated=start.noise_correlation is not None)
+                           denoise=start.denoise is not None, correlated=start.noise_correlation is not None,
+                           mixing=start.mixing)
         guide.denoise = copy.deepcopy(start.denoise)
         guide.joint.fill_(start.joint)
         for part in (guide.input, guide.endmembers, guide.noise):
@@ -176,14 +179,17 @@ class UnmixingGuide(PyroModule):
         return guide
 
     def build(
-        self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool, denoise: bool, correlated: bool
+        self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool, denoise: bool, correlated: bool,
+        mixing: nn.Module,
     ) -> UnmixingGuide:
         """A copy with layers of these sizes, to be filled by `bind` or `load_state_dict`."""
         guide = copy.deepcopy(self)
         guide.input = SpectrumInput(n_bands, n_components)
         guide.encoder.build(n_components + 1)
         guide.head.build(guide.encoder.n_features, n_endmembers)
-        guide.denoise = NonLocalMeans(n_bands, min(n_endmembers + 2, n_bands)) if denoise else None
+        guide.mixing = copy.deepcopy(mixing)
+        signal = n_directions(mixing, n_endmembers, n_bands)
+        guide.denoise = NonLocalMeans(n_bands, min(signal + 2, n_bands)) if denoise else None
         guide.brightness = None
         if brightness:
             guide.brightness = BrightnessHead()
@@ -219,7 +225,7 @@ class UnmixingGuide(PyroModule):
         """Least squares of the pixels that count: where the guide starts from."""
         reflectance = tiles.reflectance if self.denoise is None else self.denoise(tiles.reflectance, tiles.valid)
         return least_squares(tiles.select(reflectance), self.endmembers.loc(), self.noise.cholesky(),
-                             brightness=self.brightness is not None)
+                             brightness=self.brightness is not None, mixing=self.mixing)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
         """log q(abundances, brightness | tiles), `(n_pixels,)`; without the brightness where it is None."""

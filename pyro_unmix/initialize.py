@@ -10,15 +10,17 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 import xarray as xr
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyro_unmix.amplitude import BRIGHTNESS, brightness_scatter, coefficients
-from pyro_unmix.baselines.fcls import fcls, nnls, normalized_nnls
+from pyro_unmix.amplitude import BRIGHTNESS, coefficients, spread
+from pyro_unmix.baselines.fcls import nnls
 from pyro_unmix.contenders import archetypes, simplices
 from pyro_unmix.denoise import NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.labels import check_labels, labelled_endmembers
+from pyro_unmix.least_squares import constrained, measured
 from pyro_unmix.likelihood import whiten
+from pyro_unmix.mixing import Linear, Mixing, is_open, n_directions
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.noise_structure import band_correlation, smooth_noise
@@ -33,6 +35,8 @@ log = logging.getLogger("pyro_unmix")
 
 # What the pixels of a real scene are worth as independent witnesses of an endmember: neighbours err together.
 _WITNESSES = 100.0
+# What hardly a pixel of a scene in reflectance exceeds.
+_BRIGHT = 1.5
 # Prior standard deviation of an endmember in a band, in units of its own root mean square: the spread of the candidates, within
 # these bounds. Where they are drawn jointly with the pixels these will say more, and the prior is to be weak.
 _LEAST_SD, _MOST_SD, _JOINT_SD = 0.01, 0.1, 0.1
@@ -58,6 +62,8 @@ class Start:
         `(n_bands, n_bands)`: lower Cholesky factor of the correlation of the noise between bands, where pixels err independently.
     spectrum_mean, components, log_norm
         Location and whitening of the encoder's input: `(n_bands,)`, `(n_components, n_bands)`, `(2,)`.
+    mixing
+        How materials combine, its coefficient known.
     denoise
         Takes noise out of the spectra before abundances are estimated; None where the noise is not white.
     joint
@@ -74,6 +80,7 @@ class Start:
     spectrum_mean: Tensor
     components: Tensor
     log_norm: Tensor
+    mixing: nn.Module
     denoise: NonLocalMeans | None
     joint: bool
 
@@ -97,7 +104,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     Returns
     -------
     model
-        A new model whose number and prior of endmembers, brightness, noise and evidence are all set.
+        A new model whose number and prior of endmembers, mixing, brightness, noise and evidence are all set.
     start
         Where training begins.
 
@@ -105,7 +112,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     ------
     InputError
         More endmembers than bands, than pixels, or than the scene has directions; or their number is open and the scene has no
-        more pixels than bands; or labels that cannot be used.
+        more pixels than bands; or labels that cannot be used; or mixing that is not linear of a scene that is not in reflectance.
     """
     pixels = scene.pixels().astype(np.float64)
     if labels is not None:
@@ -116,20 +123,24 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         log.info("%d endmembers, an estimate from the scene: give their number where it is known", model.n_endmembers)
     k = model.n_endmembers
     _check_size(pixels, k)
+    _check_unit(pixels, model.mixing)
+    directions = n_directions(model.mixing, k, scene.n_bands)
     shapes = _shapes(pixels)
     brightness = model.brightness
-    noise = model.noise if model.noise is not None else smooth_noise(scene, k) or DiagonalNoise()
-    correlation = band_correlation(noise, scene, k)
+    noise = model.noise if model.noise is not None else smooth_noise(scene, directions) or DiagonalNoise()
+    correlation = band_correlation(noise, scene, directions)
     cholesky = correlation
     if correlation is not None and not torch.isnan(noise.scale).any():
         cholesky = noise.scale.double().expand(scene.n_bands)[:, None] * correlation
 
-    share = effective_bands(_shapes(_whitened(pixels, cholesky)), k) / scene.n_bands
+    share = effective_bands(_shapes(_whitened(pixels, cholesky)), directions) / scene.n_bands
     white = joint = share > WHITE
     if model.endmembers is not None:
         check_endmember_prior(model.endmembers, k, scene.n_bands)
         endmembers, sds = _moments(model.endmembers(k, scene.n_bands), seed)
     else:
+        if isinstance(model.mixing, Mixing) and not isinstance(model.mixing, Linear):
+            warnings.warn("endmembers are looked for as if mixing were linear: give a prior of them", UnmixWarning, stacklevel=3)
         if labels is not None:
             known = labels[scene.mask.values]
             use = np.isfinite(known).all(axis=1)
@@ -147,7 +158,11 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         sds = rms * (_JOINT_SD if joint and labels is None else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
     scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
 
-    scatter = brightness_scatter(pixels, endmembers)
+    mixing = model.mixing
+    if is_open(mixing):
+        mixing = measured(mixing, torch.as_tensor(pixels), torch.as_tensor(endmembers), brightness is not None)
+        log.info("%r, measured from the scene", mixing)
+    scatter = spread(np.log(_solved(pixels, endmembers, True, mixing)[1]))
     if brightness == "auto":
         brightness = PixelBrightness(scatter) if scatter > BRIGHTNESS else None
     elif isinstance(brightness, PixelBrightness) and torch.isnan(brightness.scale):
@@ -155,16 +170,14 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     denoise = None
     cleaned = pixels
     if white and correlation is None:
-        denoise = NonLocalMeans(scene.n_bands, min(k + 2, scene.n_bands)).fit(torch.as_tensor(pixels))
+        denoise = NonLocalMeans(scene.n_bands, min(directions + 2, scene.n_bands)).fit(torch.as_tensor(pixels))
         tiles = whole(scene)
         cleaned = tiles.select(denoise(tiles.reflectance, tiles.valid)).double().numpy()
-    if brightness is not None:
-        solved = normalized_nnls(torch.as_tensor(cleaned), torch.as_tensor(endmembers))
-        abundances, factor = solved[0].numpy(), np.maximum(solved[1].numpy(), 1e-12)
-    else:
-        abundances, factor = coefficients(fcls, cleaned, endmembers), np.ones(len(pixels))
+    abundances, factor = _solved(cleaned, endmembers, brightness is not None, mixing)
 
-    residual = pixels - factor[:, None] * (abundances @ endmembers)
+    with torch.no_grad():
+        mixed = mixing(torch.as_tensor(abundances), torch.as_tensor(endmembers)).numpy()
+    residual = pixels - factor[:, None] * mixed
     rms = float(np.sqrt(np.mean(pixels**2)))
     noise_scale = np.maximum(np.sqrt(np.mean(residual**2, axis=0)), 1e-4 * rms)
     if model.noise is None and correlation is not None:
@@ -189,16 +202,24 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         spectrum_mean=_float(mean),
         components=_float(components),
         log_norm=_float(np.array([log_norm.mean(), max(log_norm.std(), 1e-3)])),
+        mixing=mixing,
         denoise=denoise,
         joint=joint,
     )
     filled = model.replace(
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),
+        mixing=mixing,
         brightness=brightness,
         noise=noise,
         evidence=evidence,
     )
     return filled, start
+
+
+def _solved(pixels: np.ndarray, endmembers: np.ndarray, brightness: bool, mixing: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """`least_squares.constrained`, to the end."""
+    abundances, factor = constrained(torch.as_tensor(pixels), torch.as_tensor(endmembers), brightness, mixing, iterations=1000)
+    return abundances.numpy(), factor.numpy()
 
 
 def _whitened(pixels: np.ndarray, noise_cholesky: Tensor | None) -> np.ndarray:
@@ -246,6 +267,13 @@ def _check_size(pixels: np.ndarray, k: int) -> None:
                          "ask for fewer")
     if values[0] > 0 and n_pixels < 10 * k:
         warnings.warn(f"{n_pixels} pixels are few for {k} endmembers", UnmixWarning, stacklevel=4)
+
+
+def _check_unit(pixels: np.ndarray, mixing: nn.Module) -> None:
+    high = float(np.quantile(pixels, 0.99))
+    if high > _BRIGHT and isinstance(mixing, Mixing) and not isinstance(mixing, Linear):
+        raise InputError("reflectance, about 0 to 1, which mixing that is not linear needs", f"values up to {high:g}",
+                         "divide the scene by its unit")
 
 
 def _moments(prior: dist.TorchDistribution, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from scipy import optimize
+from torch import Tensor, nn
 
-from pyro_unmix.baselines.fcls import fcls, normalized_nnls
-from pyro_unmix.likelihood import PixelLikelihood
+from pyro_unmix.baselines.fcls import fcls, normalized_nnls, times
+from pyro_unmix.likelihood import whiten
+from pyro_unmix.mixing import CoefficientMixing, Linear
 
 # Ridge on the correlations of the endmembers: two of one spectrum cannot be told apart, and nothing else must break.
 _RIDGE = 1e-9
+# Most times that mixing is taken for linear around where the last time led, and by how little the abundances of a pixel move when
+# it is let go: the next move would be about the square.
+_ROUNDS, _AT_REST = 8, 1e-3
+# Pixels that are solved together, and those that a coefficient is measured from, spread over the scene.
+_TOGETHER, _MEASURED = 2**14, 1000
 
 
 class LeastSquares(NamedTuple):
@@ -36,37 +43,108 @@ class LeastSquares(NamedTuple):
     covariance: Tensor
 
 
-def least_squares(pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor, *, brightness: bool) -> LeastSquares:
+def least_squares(pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor, *, brightness: bool,
+                  mixing: nn.Module | None = None) -> LeastSquares:
     """Estimates from `pixels` `(n, L)`, `endmembers` `(K, L)` and the lower Cholesky factor of the noise covariance, `(L, L)`, or
     standard deviations `(L,)` where bands are independent.
 
     `abundances` weigh all bands alike: with brightness, non-negative least squares divided by its sum; without, fully constrained
-    least squares. `free` and `covariance` weigh bands by their noise.
+    least squares. `free` and `covariance` weigh bands by their noise. Where `mixing` is not linear, which it is if None, they are
+    those of the linear mixing that touches it at the `abundances`.
     """
-    abundances, total = constrained(pixels, endmembers, brightness)
-    likelihood = PixelLikelihood.of(pixels.double(), endmembers.double(), noise_cholesky.double())
-    norms = likelihood.precision.diagonal().sqrt()
-    correlations = likelihood.precision / norms / norms[:, None]
-    inverse = torch.linalg.inv(correlations + _RIDGE * torch.eye(len(norms), dtype=norms.dtype, device=norms.device))
-    inverse = inverse / norms / norms[:, None]
-    free = likelihood.linear @ inverse
+    mixing = Linear() if mixing is None else mixing
+    abundances, total = constrained(pixels, endmembers, brightness, mixing)
+    touching = endmembers if isinstance(mixing, Linear) else tangent(mixing, abundances, endmembers)
+    cholesky = noise_cholesky.double()
+    white = whiten(touching.double().flatten(0, -2), cholesky).reshape(touching.shape)
+    precision, linear = white @ white.mT, times(whiten(pixels.double(), cholesky), white.mT)
+    norms = precision.diagonal(dim1=-2, dim2=-1).sqrt()
+    correlations = precision / norms[..., None, :] / norms[..., None]
+    identity = torch.eye(norms.shape[-1], dtype=norms.dtype, device=norms.device)
+    inverse = torch.linalg.inv(correlations + _RIDGE * identity)
+    inverse = inverse / norms[..., None, :] / norms[..., None]
+    free = times(linear, inverse)
     if brightness:
         factor = torch.maximum(free.sum(dim=1), 0.1 * total.double().clamp_min(1e-9))
         free = free / factor[:, None]
         # The derivative of x / sum(x).
-        slope = (torch.eye(len(norms), dtype=free.dtype, device=free.device) - free[:, :, None]) / factor[:, None, None]
+        slope = (identity - free[:, :, None]) / factor[:, None, None]
         covariance = slope @ inverse @ slope.mT
     else:
-        gain = inverse.sum(dim=1) / inverse.sum()
+        gain = inverse.sum(dim=-1) / inverse.sum(dim=(-2, -1))[..., None]
         free = free + (1.0 - free.sum(dim=1, keepdim=True)) * gain
-        covariance = (inverse - gain[:, None] * inverse.sum(dim=0)).expand(len(free), -1, -1)
+        covariance = (inverse - gain[..., None] * inverse.sum(dim=-2)[..., None, :]).expand(len(free), -1, -1)
     dtype = pixels.dtype
     return LeastSquares(abundances, total, free.to(dtype), covariance.to(dtype))
 
 
-def constrained(pixels: Tensor, endmembers: Tensor, brightness: bool) -> tuple[Tensor, Tensor]:
-    """`LeastSquares.abundances` and `.brightness`."""
+def constrained(pixels: Tensor, endmembers: Tensor, brightness: bool, mixing: nn.Module | None = None, *,
+                iterations: int = 50) -> tuple[Tensor, Tensor]:
+    """`LeastSquares.abundances` and `.brightness`.
+
+    Where mixing is not linear, by the method of Gauss and Newton (Nocedal and Wright 2006, Numerical Optimization, section 10.3):
+    linear least squares, then again and again those of the linear mixing that touches it where the last ones led. A pixel that
+    this would fit worse goes half of the way.
+    """
+    if mixing is None or isinstance(mixing, Linear):
+        return _linear(pixels, endmembers, brightness, iterations)
+    parts = [_gauss_newton(part, endmembers, brightness, mixing, iterations) for part in pixels.split(_TOGETHER)]
+    abundances, total = (torch.cat(each) for each in zip(*parts, strict=True))
+    return abundances, total
+
+
+@torch.no_grad()
+def measured(mixing: CoefficientMixing, pixels: Tensor, endmembers: Tensor, brightness: bool) -> CoefficientMixing:
+    """`mixing` with the coefficient whose constrained least squares are the least. Shapes as in `least_squares`."""
+    some = pixels[torch.linspace(0, len(pixels) - 1, min(_MEASURED, len(pixels)), device=pixels.device).long()]
+
+    def error(coefficient: float) -> float:
+        trial = type(mixing)(coefficient).to(pixels.device)
+        abundances, total = constrained(some, endmembers, brightness, trial)
+        return float(_error(some, trial(abundances, endmembers), total).sum())
+
+    found = optimize.minimize_scalar(error, bounds=mixing.bounds, method="bounded", options={"xatol": 1e-3})
+    return type(mixing)(float(found.x))
+
+
+def _gauss_newton(pixels: Tensor, endmembers: Tensor, brightness: bool, mixing: nn.Module,
+                  iterations: int) -> tuple[Tensor, Tensor]:
+    abundances, total = _linear(pixels, endmembers, brightness, iterations)
+    error = _error(pixels, mixing(abundances, endmembers), total)
+    moving = torch.arange(len(pixels), device=pixels.device)
+    for _ in range(_ROUNDS):
+        here, before = pixels[moving], abundances[moving]
+        after, lit = _linear(here, tangent(mixing, before, endmembers), brightness, iterations)
+        worse = _error(here, mixing(after, endmembers), lit) > error[moving]
+        after = torch.where(worse[:, None], (after + before) / 2, after)
+        lit = torch.where(worse, (lit + total[moving]) / 2, lit)
+        abundances[moving], total[moving], error[moving] = after, lit, _error(here, mixing(after, endmembers), lit)
+        moving = moving[(after - before).abs().amax(dim=1) > _AT_REST]
+        if not len(moving):
+            break
+    return abundances, total
+
+
+def tangent(mixing: nn.Module, abundances: Tensor, endmembers: Tensor) -> Tensor:
+    """`(n, K, L)`: for each of `abundances` `(n, K)`, the endmembers whose linear mixing touches `mixing` there.
+
+    f(z) + (e_k - z) . df/dz. That of s f(z), as a function of s z, is touched by the same.
+    """
+    corners = torch.eye(len(endmembers), dtype=abundances.dtype, device=abundances.device)
+
+    def towards(corner: Tensor) -> Tensor:
+        mixed, slope = torch.func.jvp(lambda z: mixing(z, endmembers), (abundances,), (corner - abundances,))[:2]
+        return mixed + slope
+
+    return torch.stack([towards(corner) for corner in corners], dim=1)
+
+
+def _linear(pixels: Tensor, endmembers: Tensor, brightness: bool, iterations: int) -> tuple[Tensor, Tensor]:
     if not brightness:
-        return fcls(pixels, endmembers, iterations=50), torch.ones(len(pixels), device=pixels.device)
-    abundances, total = normalized_nnls(pixels, endmembers, iterations=50)
+        return fcls(pixels, endmembers, iterations=iterations), torch.ones(len(pixels), device=pixels.device)
+    abundances, total = normalized_nnls(pixels, endmembers, iterations=iterations)
     return abundances, total.clamp_min(1e-9)
+
+
+def _error(pixels: Tensor, mixed: Tensor, total: Tensor) -> Tensor:
+    return (pixels - total[:, None] * mixed).square().sum(dim=1)

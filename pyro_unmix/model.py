@@ -14,7 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.mixing import Linear
+from pyro_unmix.mixing import Linear, is_open
 from pyro_unmix.noise import BandNoise, PixelBrightness
 from pyro_unmix.priors import Dirichlet, as_prior, check_abundance_prior
 from pyro_unmix.tiles import Tiles
@@ -172,13 +172,13 @@ class UnmixingModel(PyroModule):
 
     @property
     def least_squares_is_mode(self) -> bool:
-        """Whether constrained least squares, where the guide starts, are the most probable abundances: linear mixing, and a prior
-        that prefers none."""
-        return isinstance(self.mixing, Linear) and isinstance(self.abundances, Dirichlet) and self.abundances.flat
+        """Whether constrained least squares, where the guide starts, are the most probable abundances: those of a prior that
+        prefers none. They follow the mixing."""
+        return isinstance(self.abundances, Dirichlet) and self.abundances.flat
 
     def _has_open_parts(self) -> bool:
         if (self.n_endmembers == "auto" or self.endmembers is None or self.brightness == "auto" or self.noise is None
-                or self.evidence is None):
+                or self.evidence is None or is_open(self.mixing)):
             return True
         measured = [self.noise] if self.brightness is None else [self.noise, self.brightness]
         return any(torch.isnan(part.scale).any() for part in measured)

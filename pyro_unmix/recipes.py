@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from pyro_unmix.libraries import load_library
 from pyro_unmix.library import SpectralLibrary
 from pyro_unmix.scene import Scene
 from pyro_unmix.simulate import simulate_scene
+
+if TYPE_CHECKING:
+    from pyro_unmix.mixing import Mixing
 
 # At least 0.15 rad apart from each other, so that any number of them can be told apart.
 ONTECH_MINERALS = {
@@ -59,6 +63,7 @@ def ontech(
     concentration: float | np.ndarray = 1.0,
     correlation_length: float = 4.0,
     pure_share: float = 0.1,
+    mixing: Mixing | None = None,
     library: SpectralLibrary | None = None,
     seed: int = 0,
 ) -> Scene:
@@ -76,7 +81,7 @@ def ontech(
     library
         A library with these minerals; by default that of USGS (Clark et al. 1993, USGS Open File Report 93-592) on the
         bands of AVIRIS.
-    shape, snr_db, concentration, correlation_length, pure_share, seed
+    shape, snr_db, concentration, correlation_length, pure_share, mixing, seed
         As in `simulate_scene`.
 
     Raises
@@ -91,7 +96,8 @@ def ontech(
     samples = samples.resample(samples.wavelengths if wavelengths is None else wavelengths)
     return simulate_scene(
         shape=shape, wavelengths=samples.wavelengths, endmembers=samples.spectra, names=names, snr_db=snr_db,
-        concentration=concentration, correlation_length=correlation_length, pure_share=pure_share, seed=seed, name="ontech",
+        concentration=concentration, correlation_length=correlation_length, pure_share=pure_share, mixing=mixing, seed=seed,
+        name="ontech",
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import ndimage, special
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.scene import Scene
+
+if TYPE_CHECKING:
+    from pyro_unmix.mixing import Mixing
 
 LEAST_ANGLE = 0.15  # rad between any two simulated spectra; real scenes have theirs at 0.1 to 1
 _MOST_TRIES = 2000
@@ -115,10 +119,11 @@ def simulate_scene(
     max_abundance: float = 1.0,
     pure_share: float = 0.0,
     brightness: float = 0.0,
+    mixing: Mixing | None = None,
     seed: int = 0,
     name: str = "simulated",
 ) -> Scene:
-    """A linearly mixed scene with its truth as reference: abundances, endmembers and, where it varies, brightness.
+    """A mixed scene with its truth as reference: abundances, endmembers and, where it varies, brightness.
 
     Parameters
     ----------
@@ -144,13 +149,16 @@ def simulate_scene(
         Share of the pixels, in patches, that hold nothing but what was their most abundant material.
     brightness
         Standard deviation of the logarithm of a positive factor per pixel with median 1; 0 leaves it out.
+    mixing
+        How the endmembers of a pixel combine: one of `pyro_unmix.mixing`. None: linearly.
     seed
-        The same seed gives the same scene.
+        The same seed gives the same scene, but for the mixing.
 
     Raises
     ------
     InputError
-        An argument out of its range, spectra whose shapes do not agree, or a `max_abundance` that hardly any pixel keeps to.
+        An argument out of its range, spectra whose shapes do not agree, a `max_abundance` that hardly any pixel keeps to, or a
+        mixing together with variants.
     """
     if endmembers is not None:
         endmembers = _check_spectra("endmembers", endmembers, wavelengths)
@@ -167,11 +175,15 @@ def simulate_scene(
     _check_number("pure_share", pure_share, 0.0)
     if pure_share > 1 or (pure_share and max_abundance < 1):
         raise InputError("pure_share up to 1, and 0 with a max_abundance below 1", f"{pure_share:g}")
+    if mixing is not None and not hasattr(mixing, "spectra"):
+        raise InputError("a mixing of pyro_unmix.mixing", f"{mixing!r}", "make your own a subclass of pyro_unmix.mixing.Mixing")
     wavelengths = np.linspace(400.0, 2500.0, n_bands) if wavelengths is None else np.asarray(wavelengths, float)
     if variants is not None:
         if len(variants) != n_endmembers:
             raise InputError(f"variants of each of {n_endmembers} endmembers", f"of {len(variants)}",
                              "an endmember without variants takes an array of shape (0, bands)")
+        if mixing is not None:
+            raise InputError("linear mixing where endmembers vary", f"{mixing!r}", "leave out the mixing or the variants")
         variants = [_check_spectra("variants", spectra, wavelengths) for spectra in variants]
 
     rng = _generator(seed)
@@ -190,7 +202,7 @@ def simulate_scene(
         weights = [_sample_weights(*shape, len(others), correlation_length, rng) for others in variants]
         shares = np.concatenate([abundances[..., k, None] * own for k, own in enumerate(weights)], axis=-1)
         spectra = np.concatenate([np.vstack([own, others]) for own, others in zip(endmembers, variants, strict=True)])
-    signal = factor[..., None] * (shares @ spectra)
+    signal = factor[..., None] * (shares @ spectra if mixing is None else mixing.spectra(abundances, endmembers))
     noise_sd = np.sqrt(np.mean(signal**2) / 10 ** (snr_db / 10))
     return Scene(
         signal + noise_sd * noise,

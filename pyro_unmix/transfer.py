@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.fit import Fit, FitConfig, endmember_names, finished
@@ -92,7 +92,7 @@ def transfer(
         some = [pairs() for _ in range(_SCENES)]
         # Where the model has no brightness, that of the scenes is one more way to depart from its mixtures.
         noise = misfit([(tiles, abundances, None if start.brightness is None else brightness)
-                        for tiles, abundances, brightness in some], start.endmembers)
+                        for tiles, abundances, brightness in some], start.endmembers, start.mixing)
         bar.advance()
         # One posterior for scenes that differ: what pixels share is not drawn from any of them.
         start = replace(start, joint=False, denoise=None, noise_scale=noise.scale.float(),
@@ -106,7 +106,7 @@ def transfer(
     return finished(trainer, first, names)
 
 
-def misfit(pairs: list[Pairs], endmembers: Tensor) -> LowRankNoise:
+def misfit(pairs: list[Pairs], endmembers: Tensor, mixing: nn.Module) -> LowRankNoise:
     """How spectra depart from the mixtures of `endmembers` `(K, L)` that their truth makes: noise, and materials that vary.
 
     The leading directions of the departures are factors, the rest is independent. Least squares that know of them (Aitken 1936,
@@ -114,7 +114,7 @@ def misfit(pairs: list[Pairs], endmembers: Tensor) -> LowRankNoise:
     """
     left = []
     for tiles, abundances, brightness in pairs:
-        mixed = abundances.double() @ endmembers.double().to(abundances.device)
+        mixed = mixing(abundances.double(), endmembers.double().to(abundances.device))
         left.append(tiles.pixels().double() - (mixed if brightness is None else brightness[:, None] * mixed))
     departures = torch.cat(left).cpu()
     covariance = departures.T @ departures / len(departures)

@@ -295,6 +295,16 @@ def test_simulate_passes_its_options_on(tmp_path, monkeypatch):
                      "variability": 0.5, "brightness": 0.0, "correlation_length": 3.0, "concentration": 2.0}]
 
 
+def test_simulate_mixes_as_it_is_told(tmp_path):
+    size = ["--rows", 4, "--cols", 5, "--bands", 11, "-k", 3]
+    for name in ("linear", "hapke"):
+        works("simulate", "linear", "--mixing", name, "--out", tmp_path / f"{name}.npz", *size)
+    one, other = (pu.open_scene(tmp_path / f"{name}.npz") for name in ("linear", "hapke"))
+    assert one.reference.equals(other.reference) and not one.reflectance.equals(other.reflectance)
+    for recipe, name, complaint in (("linear", "cubic", "a mixing"), ("cuprite", "fan", "options that recipe 'cuprite' takes")):
+        assert_refused(run("simulate", recipe, "--mixing", name, "--out", tmp_path / "c.npz"), complaint)
+
+
 def test_info_tells_what_is_in_a_scene(folder, tmp_path):
     told = works("info", folder / "scene.npz").out
     for what in ("12 rows x 11 columns x 12 bands", "132 of 132 (100.0 %)", "400.0 to 2500.0 nm", "material 1"):

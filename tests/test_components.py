@@ -15,12 +15,13 @@ from pyro_unmix.components import describe, restore
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
 from pyro_unmix.errors import InputError
 from pyro_unmix.heads import DirichletHead
-from pyro_unmix.mixing import Linear
+from pyro_unmix.mixing import Fan, GeneralizedBilinear, Hapke, Linear, PostNonlinear
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.priors import CustomPrior, Dirichlet, MVNEndmembers, as_prior
 
 PARTS = [
-    Dirichlet(0.3), Dirichlet([0.5, 2.0]), Linear(), PixelBrightness(), PixelBrightness(0.2),
+    Dirichlet(0.3), Dirichlet([0.5, 2.0]), Linear(), Fan(), GeneralizedBilinear(), GeneralizedBilinear(0.4), PostNonlinear(-0.2),
+    Hapke(45.0, 10.0), PixelBrightness(), PixelBrightness(0.2),
     DiagonalNoise(spread=0.5, floor=1e-3), PixelEncoder(width=8), ConvEncoder(depth=3), SpatialAttentionEncoder(window=5),
     DirichletHead(floor=0.5),
 ]
@@ -57,7 +58,7 @@ def test_a_custom_prior_is_never_made_from_a_file():
 
 
 @pytest.mark.parametrize("description", [
-    {}, {"class": "Hapke"}, {"class": "Tensor"}, {"class": "InputError", "expected": "a", "got": "b"}, {"class": "nn"},
+    {}, {"class": "Kubelka"}, {"class": "Tensor"}, {"class": "InputError", "expected": "a", "got": "b"}, {"class": "nn"},
     {"class": "smooth_scale_tril", "wavelengths": None, "n_bands": 3, "sd": 1.0}, {"class": "Linear", "order": 2},
     {"class": "PixelEncoder", "width": 0}, {"class": None}, {"class": "MVNEndmembers"},
 ], ids=str)

@@ -14,6 +14,7 @@ from scipy import ndimage, stats
 from pyro_unmix import metrics, simulate
 from pyro_unmix.errors import InputError
 from pyro_unmix.io import open_scene
+from pyro_unmix.mixing import Fan, Hapke, Linear, PostNonlinear
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -122,6 +123,17 @@ def test_spectra_can_be_given():
     np.testing.assert_allclose(scene.reference.abundances.values @ spectra, scene.reflectance.values, atol=1e-5)
 
 
+@pytest.mark.parametrize("mixing", [Linear(), Fan(), PostNonlinear(0.3), Hapke()], ids=repr)
+def test_the_mixing_can_be_given_and_changes_nothing_else(mixing):
+    options = {"shape": (10, 11), "n_bands": 12, "snr_db": 140.0, "brightness": 0.2, "seed": 7}
+    scene, linear = simulate.simulate_scene(mixing=mixing, **options), simulate.simulate_scene(**options)
+    truth = scene.reference
+    mixed = mixing.spectra(truth.abundances.values, truth.endmembers.values)
+    np.testing.assert_allclose(truth.brightness.values[..., None] * mixed, scene.reflectance.values, atol=1e-5)
+    assert truth.identical(linear.reference)
+    assert np.allclose(scene.reflectance, linear.reflectance, atol=1e-5) == isinstance(mixing, Linear)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.333, 1.0])
 def test_pure_pixels_are_counted_and_hold_what_was_most_abundant(share):
     options = dict(shape=(40, 50), n_bands=20, concentration=3.0, seed=3)
@@ -210,6 +222,9 @@ def test_same_seed_same_bits():
     ({"names": ["a"]}, "4 reference names"),
     ({"variants": [np.ones((2, 100))] * 3}, "variants of each of 4"),
     ({"variants": [np.ones((2, 99))] * 4}, "variants .n, 100."),
+    ({"variants": [np.ones((2, 100))] * 4, "mixing": Fan()}, "endmembers vary"),
+    ({"mixing": PostNonlinear()}, "coefficient is known"),
+    ({"mixing": "fan"}, "a mixing of"),
 ])
 def test_nonsense_is_refused(options, message):
     with pytest.raises(InputError, match=message):

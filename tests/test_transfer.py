@@ -12,6 +12,7 @@ from short_fits import same, weights
 import pyro_unmix as pu
 from pyro_unmix.amplitude import coefficients
 from pyro_unmix.baselines.fcls import fcls
+from pyro_unmix.mixing import Fan, Linear
 from pyro_unmix.pairs import SimulatedScenes
 from pyro_unmix.simulate import absorption_spectra, simulate_scene
 from pyro_unmix.tiles import whole
@@ -231,10 +232,10 @@ def test_misfit_is_the_covariance_of_the_departures():
             slow += np.outer(departure, departure)
             n += 1
     slow /= n
-    found = covariance_of(misfit(pairs, torch.as_tensor(SPECTRA)))
+    found = covariance_of(misfit(pairs, torch.as_tensor(SPECTRA), Linear()))
     assert np.abs(found - slow).max() < 0.01 * slow.max()
     np.testing.assert_allclose(found.diagonal(), slow.diagonal(), rtol=1e-3)
-    other = covariance_of(misfit(pairs, torch.as_tensor(1.1 * SPECTRA)))
+    other = covariance_of(misfit(pairs, torch.as_tensor(1.1 * SPECTRA), Linear()))
     assert np.abs(other - slow).max() > 0.05 * slow.max()
 
 
@@ -242,17 +243,18 @@ def test_misfit_is_of_the_noise_alone_where_nothing_varies():
     """White noise, brightness known: within the error of 432 pixels. Negative control: brightness left out."""
     made = SimulatedScenes(partial(scenes, variants=None, brightness=0.3), K, L)
     pairs = [made() for _ in range(3)]
-    found = covariance_of(misfit(pairs, torch.as_tensor(SPECTRA)))
+    found = covariance_of(misfit(pairs, torch.as_tensor(SPECTRA), Linear()))
     noise = found.diagonal().mean()
     assert np.abs(found - noise * np.eye(L)).max() < 0.4 * noise
     signal = np.mean([tiles.pixels().square().mean().item() for tiles, *_ in pairs])
     assert noise == pytest.approx(signal * 1e-3, rel=0.1)  # 30 dB
-    unlit = misfit([(tiles, abundances, None) for tiles, abundances, _ in pairs], torch.as_tensor(SPECTRA))
+    unlit = misfit([(tiles, abundances, None) for tiles, abundances, _ in pairs], torch.as_tensor(SPECTRA), Linear())
     assert covariance_of(unlit).max() > 10 * found.max()
 
 
-def test_misfit_of_exact_mixtures_is_small_and_positive():
-    scene = scenes(0, variants=None, snr_db=300.0)
+@pytest.mark.parametrize("mixing", [Linear(), Fan()], ids=repr)
+def test_misfit_of_exact_mixtures_is_small_and_positive(mixing):
+    scene = scenes(0, variants=None, snr_db=300.0, mixing=mixing)
     abundances = torch.as_tensor(scene.reference.abundances.values).reshape(-1, K)
-    found = misfit([(whole(scene), abundances, None)], torch.as_tensor(SPECTRA))
+    found = misfit([(whole(scene), abundances, None)], torch.as_tensor(SPECTRA), mixing)
     assert (found.scale > 0).all() and found.scale.max() < 1e-6

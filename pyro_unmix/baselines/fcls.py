@@ -23,7 +23,7 @@ def nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> Tenso
     pixels
         `(n_pixels, n_bands)`.
     endmembers
-        `(n_endmembers, n_bands)`.
+        `(n_endmembers, n_bands)`, or `(n_pixels, n_endmembers, n_bands)` where every pixel has its own.
     iterations
         At most; fewer where nothing moves any more.
 
@@ -33,8 +33,8 @@ def nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> Tenso
         `(n_pixels, n_endmembers)`, non-negative.
     """
     # Endmembers of one length: the problem is the same up to a factor, and far better conditioned when one is dark.
-    norms = endmembers.norm(dim=1).clamp_min(1e-12)
-    return _solve(pixels, endmembers / norms[:, None], lambda rows: rows.clamp_min(0.0), iterations) / norms
+    norms = endmembers.norm(dim=-1).clamp_min(1e-12)
+    return _solve(pixels, endmembers / norms[..., None], lambda rows: rows.clamp_min(0.0), iterations) / norms
 
 
 def normalized_nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,7 @@ def normalized_nnls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 100
     coefficients = nnls(pixels, endmembers, iterations=iterations)
     total = coefficients.sum(dim=1)
     # A pixel darker than anything says nothing about its materials.
-    abundances = torch.where(total[:, None] > _DARK, coefficients / total.clamp_min(_DARK)[:, None], 1.0 / len(endmembers))
+    abundances = torch.where(total[:, None] > _DARK, coefficients / total.clamp_min(_DARK)[:, None], 1.0 / endmembers.shape[-2])
     return abundances, total
 
 
@@ -62,8 +62,8 @@ def fcls(pixels: Tensor, endmembers: Tensor, *, iterations: int = 1000) -> Tenso
     The problem of Heinz and Chang (2001), IEEE TGRS 39(3), solved as in `nnls`. Shapes as there.
     """
     # Abundances that sum to one do not see where the origin lies; from the middle of the endmembers they converge much faster.
-    middle = endmembers.mean(dim=0)
-    return _solve(pixels - middle, endmembers - middle, project_to_simplex, iterations)
+    middle = endmembers.mean(dim=-2)
+    return _solve(pixels - middle, endmembers - middle[..., None, :], project_to_simplex, iterations)
 
 
 def project_to_simplex(rows: Tensor) -> Tensor:
@@ -76,20 +76,26 @@ def project_to_simplex(rows: Tensor) -> Tensor:
     return (rows - excess.gather(1, last)).clamp_min(0.0)
 
 
+def times(rows: Tensor, matrices: Tensor) -> Tensor:
+    """`rows` `(n, k)` times one matrix `(k, l)`, or each times its own, `(n, k, l)`."""
+    return rows @ matrices if matrices.ndim == 2 else (rows[:, None] @ matrices).squeeze(1)
+
+
 def _solve(pixels: Tensor, endmembers: Tensor, project: Callable[[Tensor], Tensor], iterations: int) -> Tensor:
-    gram, target = endmembers @ endmembers.T, pixels @ endmembers.T
+    gram, target = endmembers @ endmembers.mT, times(pixels, endmembers.mT)
     values, vectors = torch.linalg.eigh(gram)
     values = values.clamp_min(torch.finfo(gram.dtype).tiny)
-    seen = values[values >= 1e-6 * values[-1]]
-    penalty = 0.5 * seen[0].sqrt() * seen[-1].sqrt()  # near the fastest for a quadratic: the geometric mean of its curvatures
-    inverse = (vectors / (values + penalty)) @ vectors.T
-    fixed, weight = target @ inverse, penalty * inverse
+    highest = values[..., -1:]
+    lowest = values.masked_fill(values < 1e-6 * highest, torch.inf).amin(dim=-1, keepdim=True)
+    penalty = 0.5 * lowest.sqrt() * highest.sqrt()  # near the fastest for a quadratic: the geometric mean of its curvatures
+    inverse = (vectors / (values + penalty)[..., None, :]) @ vectors.mT
+    fixed, weight = times(target, inverse), penalty[..., None] * inverse
     tolerance = max(1e-9, 10 * torch.finfo(gram.dtype).eps)
 
-    current = project(target @ (vectors / values.clamp_min(1e-6 * values[-1])) @ vectors.T)
+    current = project(times(times(target, vectors / values.clamp_min(1e-6 * highest)[..., None, :]), vectors.mT))
     dual = torch.zeros_like(current)
     for iteration in range(iterations):
-        relaxed = 1.8 * (fixed + (current - dual) @ weight) - 0.8 * current
+        relaxed = 1.8 * (fixed + times(current - dual, weight)) - 0.8 * current
         following = project(relaxed + dual)
         moved, apart = following - current, relaxed - following
         current, dual = following, dual + apart
