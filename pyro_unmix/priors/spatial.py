@@ -1,0 +1,216 @@
+"""A prior under which neighbouring pixels inform each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from pyro_unmix.errors import InputError
+from pyro_unmix.priors.abundances import Dirichlet
+
+# Lags in pixels at which neighbours are compared, and lengths that are tried.
+_LAGS = 8
+_LENGTHS = np.geomspace(0.7, 40.0, 40)
+# Standard errors from zero at which the correlation of neighbours is one.
+_SURE = 4.0
+# Simulated pairs of pixels, and latent correlations, from which that of abundances is known.
+_PAIRS, _CORRELATIONS = 20_000, np.linspace(0.0, 1.0, 21)
+# Torus of the random field: this many correlation lengths wider than the map, so that opposite edges do not meet.
+_MARGIN = 6
+# Most patches of a map, and their diameter in correlation lengths.
+_PATCHES, _DIAMETER = 256, 2.0
+# Normal scores between which quantiles of a gamma distribution are tabulated.
+_SCORES = np.linspace(-6.0, 6.0, 481)
+
+
+class SpatialDirichlet(Dirichlet):
+    """Dirichlet abundances whose neighbours resemble each other.
+
+    Behind every endmember lies a field of normal scores; each goes through its distribution function to a gamma variable, and
+    gammas divided by their sum are abundances. So every pixel by itself is exactly Dirichlet: that is the density of the
+    site `abundances`, and what one pixel says is weighed by. Neighbours come in where the guide learns from whole maps drawn from
+    this prior (`draw_map`) with the spectra they make; it then reads what a pixel's surroundings say of it. A guide that sees one
+    pixel alone ("mlp") cannot.
+
+    The field is a Gaussian Markov random field, (kappa^2 - Laplacian)^2 in the precision, kappa = sqrt(2) / correlation_length:
+    Lindgren, Rue and Lindstrom (2011), JRSS B 73, eq. 2 and section 2.2, with a Matern correlation that is .14 at twice the length, as
+    that of `simulate_scene`. Boundaries are not smooth: in a share `edges` of the maps the field has patches (cells of random points) of one
+    level each, which make up a random share of its variance.
+
+    Parameters
+    ----------
+    concentration, learned
+        Of each pixel: those of `Dirichlet`.
+    strength
+        Share of the variance of the field that neighbours have in common, from 0, independent pixels, to 1. None: measured from the
+        scene when fitted.
+    correlation_length
+        In pixels. None: measured from the scene when fitted.
+    edges
+        Share of the maps that have patches.
+
+    Raises
+    ------
+    InputError
+        A number out of its range.
+    """
+
+    def __init__(self, concentration: float | Sequence[float] = 1.0, learned: bool = True, strength: float | None = None,
+                 correlation_length: float | None = None, edges: float = 0.5):
+        super().__init__(concentration, learned)
+        if not ((strength is None or 0 <= strength <= 1) and 0 <= edges <= 1
+                and (correlation_length is None or 0 < correlation_length < np.inf)):
+            raise InputError("a strength and edges from 0 to 1, and a positive correlation_length in pixels",
+                             f"strength {strength}, edges {edges}, correlation_length {correlation_length}")
+        self.settings |= {"strength": strength, "correlation_length": correlation_length, "edges": float(edges)}
+        self.strength, self.correlation_length, self.edges = strength, correlation_length, float(edges)
+
+    def filled(self, maps: np.ndarray, noise_variance: np.ndarray, concentration: Tensor) -> SpatialDirichlet:
+        """A copy whose strength and correlation length, where they are open, are measured.
+
+        Errors of different pixels are independent, and add to the variance but not to the covariance of neighbours. What is left
+        of that is compared with that of fields (method of moments, as variograms are fitted: Cressie 1985, Mathematical Geology
+        17, "Fitting variogram models by weighted least squares"). Where neighbours correlate by less than four standard errors,
+        the strength is zero.
+
+        Parameters
+        ----------
+        maps
+            `(rows, cols, n_endmembers)`: estimates of the abundances that are not kept from being negative, NaN where masked.
+        noise_variance
+            `(n_endmembers,)`: variance of their errors.
+        concentration
+            `(n_endmembers,)`: of the Dirichlet distribution that pixels follow.
+        """
+        strength, length = self.strength, self.correlation_length
+        if strength is None or length is None:
+            correlations, error = neighbour_correlations(maps, noise_variance)
+            if correlations[0] < _SURE * error:
+                found = 0.0, 1.0
+            else:
+                found = fit_field(_behind(correlations, concentration))
+            strength, length = (found[0] if strength is None else strength), (found[1] if length is None else length)
+        return SpatialDirichlet(self.settings["concentration"], self.learned, strength, length, self.edges)
+
+    def draw_map(self, shape: tuple[int, int], concentration: Tensor) -> Tensor:
+        """Abundances `(rows, cols, n_endmembers)` of a map, from torch's generator.
+
+        Parameters
+        ----------
+        shape
+            Rows and columns.
+        concentration
+            `(n_endmembers,)`: of this map.
+
+        Raises
+        ------
+        InputError
+            Strength or length neither given nor measured.
+        """
+        if self.strength is None or self.correlation_length is None:
+            raise InputError("a strength and a correlation_length", "a prior that has not seen a scene yet",
+                             "give both, or call pyro_unmix.initialize(model, scene)")
+        k = len(concentration)
+        scores = torch.randn(k, *shape)
+        if self.strength > 0:
+            field = random_field(k, shape, self.correlation_length)
+            if torch.rand(()) < self.edges:
+                share = torch.rand(())
+                field = (1 - share).sqrt() * field + share.sqrt() * _patches(k, shape, _DIAMETER * self.correlation_length)
+            scores = self.strength**0.5 * field + (1 - self.strength) ** 0.5 * scores
+        return torch.softmax(_log_gamma(scores.movedim(0, -1), concentration.cpu()), dim=-1)
+
+
+def random_field(n: int, shape: tuple[int, int], correlation_length: float) -> Tensor:
+    """`n` Gaussian Markov random fields `(n, rows, cols)`, each pixel standard normal, from torch's generator.
+
+    Drawn on a torus, on which they are independent waves of random phase.
+    """
+    size = [side + int(np.ceil(_MARGIN * correlation_length)) for side in shape]
+    amplitude = _amplitude(size, correlation_length)
+    waves = torch.fft.rfft2(torch.randn(n, *size))
+    return torch.fft.irfft2(torch.as_tensor(amplitude, dtype=torch.float32) * waves, s=size)[:, : shape[0], : shape[1]]
+
+
+def field_correlation(correlation_length: float, n_lags: int) -> np.ndarray:
+    """Correlation of pixels of `random_field` that are 1 to `n_lags` apart in a row, `(n_lags,)`."""
+    size = [n_lags + int(np.ceil(_MARGIN * correlation_length))] * 2
+    return np.fft.irfft2(_amplitude(size, correlation_length) ** 2, s=size)[0, 1 : n_lags + 1]
+
+
+def neighbour_correlations(maps: np.ndarray, noise_variance: np.ndarray) -> tuple[np.ndarray, float]:
+    """Correlation of abundances at lags 1, 2, ... in rows and columns, over endmembers together, and the standard error that each
+    has where pixels are independent. Parameters as of `SpatialDirichlet.filled`."""
+    centred = maps - np.nanmean(maps, axis=(0, 1))
+    total = np.nanmean(centred**2, axis=(0, 1)).sum()
+    variance = max(total - noise_variance.sum(), 1e-3 * total)
+    found, counts = [], []
+    for lag in range(1, min(_LAGS, *(side - 1 for side in maps.shape[:2])) + 1):
+        products = np.concatenate([(centred[lag:] * centred[:-lag]).sum(axis=-1).ravel(),
+                                   (centred[:, lag:] * centred[:, :-lag]).sum(axis=-1).ravel()])
+        products = products[np.isfinite(products)]
+        if not len(products):
+            break
+        found.append(products.mean() / variance)
+        counts.append(len(products))
+    if not found:
+        return np.zeros(1), np.inf
+    return np.array(found), total / variance / np.sqrt(counts[0])
+
+
+def fit_field(correlations: np.ndarray) -> tuple[float, float]:
+    """Strength and correlation length of the field whose `correlations` at lags 1, 2, ... are nearest, by least squares."""
+    best = np.inf, 0.0, 1.0
+    for length in _LENGTHS:
+        shape = field_correlation(length, len(correlations))
+        strength = np.clip(shape @ correlations / (shape @ shape), 0.0, 1.0)
+        best = min(best, (float(np.sum((correlations - strength * shape) ** 2)), float(strength), float(length)))
+    return best[1:]
+
+
+def _amplitude(size: list[int], correlation_length: float) -> np.ndarray:
+    """Of each wave `(rows, cols // 2 + 1)` of a torus, such that the field has variance one."""
+    down, across = (2.0 - 2.0 * np.cos(2.0 * np.pi * f) for f in (np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1])))
+    amplitude = 1.0 / (2.0 / correlation_length**2 + down[:, None] + across)
+    return amplitude / np.sqrt(np.fft.irfft2(amplitude**2, s=size)[0, 0])
+
+
+def _patches(n: int, shape: tuple[int, int], diameter: float) -> Tensor:
+    """`n` fields `(n, rows, cols)` of one standard normal level in each cell of random points (a Voronoi mosaic)."""
+    n_points = int(np.clip(shape[0] * shape[1] / diameter**2, 2, _PATCHES))
+    points = torch.rand(n_points, 2) * torch.tensor(shape)
+    pixels = torch.cartesian_prod(*(torch.arange(side, dtype=torch.float32) for side in shape))
+    cell = torch.cdist(pixels, points).argmin(dim=1).reshape(shape)
+    return torch.randn(n, n_points)[:, cell]
+
+
+def _log_gamma(scores: Tensor, concentration: Tensor) -> Tensor:
+    """Logarithms of gamma variables of `concentration` `(K,)` at normal `scores` `(..., K)`, from a table."""
+    a = concentration.double().numpy()
+    p = special.ndtr(_SCORES)[:, None]
+    # Where the variable is small its distribution function is a power, and the variable itself would underflow.
+    small = (np.log(p) + special.gammaln(a + 1.0)) / a
+    table = np.where(small < np.log(1e-6), small, np.log(np.maximum(special.gammaincinv(a, p), 1e-300)))
+    table = torch.as_tensor(table, dtype=scores.dtype)
+    place = (scores.clamp(_SCORES[0], _SCORES[-1]) - _SCORES[0]) / (_SCORES[1] - _SCORES[0])
+    below = place.long().clamp_max(len(_SCORES) - 2)
+    column = torch.arange(len(a)).expand(scores.shape)
+    return torch.lerp(table[below, column], table[below + 1, column], place - below)
+
+
+def _behind(correlations: np.ndarray, concentration: Tensor) -> np.ndarray:
+    """Correlations of the normal scores behind abundances that correlate by `correlations`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first, other = torch.randn(2, _PAIRS, len(concentration))
+    table = []
+    here = torch.softmax(_log_gamma(first, concentration), dim=-1)
+    centred = here - here.mean(dim=0)
+    for latent in _CORRELATIONS:
+        there = torch.softmax(_log_gamma(latent * first + (1 - latent**2) ** 0.5 * other, concentration), dim=-1)
+        table.append(float((centred * (there - there.mean(dim=0))).sum() / centred.square().sum()))
+    return np.interp(correlations, np.maximum.accumulate(table), _CORRELATIONS)
