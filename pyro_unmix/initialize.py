@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,15 +15,16 @@ from torch import Tensor
 from pyro_unmix.amplitude import BRIGHTNESS, brightness_scatter, coefficients
 from pyro_unmix.baselines.fcls import fcls, nnls, normalized_nnls
 from pyro_unmix.contenders import archetypes, simplices
-from pyro_unmix.denoise import NonLocalMeans
+from pyro_unmix.denoise import FieldMeans, NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.labels import check_labels, labelled_endmembers
-from pyro_unmix.likelihood import whiten
+from pyro_unmix.least_squares import least_squares
+from pyro_unmix.likelihood import noise_cholesky, whiten
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.noise_structure import band_correlation, smooth_noise
 from pyro_unmix.numerics import one_thread, seeded
-from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
+from pyro_unmix.priors import MVNEndmembers, SpatialDirichlet, check_endmember_prior, smooth_scale_tril
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.scene import Scene
 from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands
@@ -36,6 +37,9 @@ _WITNESSES = 100.0
 # Prior standard deviation of an endmember in a band, in units of its own root mean square: the spread of the candidates, within
 # these bounds. Where they are drawn jointly with the pixels these will say more, and the prior is to be weak.
 _LEAST_SD, _MOST_SD, _JOINT_SD = 0.01, 0.1, 0.1
+
+# Rows and columns of the torus on which the weights of a field are worked out.
+_TORUS = 128
 
 
 @dataclass(frozen=True)
@@ -192,13 +196,30 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         denoise=denoise,
         joint=joint,
     )
+    prior = model.abundances
+    if isinstance(prior, SpatialDirichlet):
+        prior = _measured(prior, scene, start)
+        if denoise is not None:
+            found = FieldMeans(*denoise.directions.T.shape)
+            found.load_state_dict(denoise.state_dict(), strict=False)
+            start = replace(start, denoise=found.expect(torch.as_tensor(pixels), prior.spectrum(_TORUS)))
     filled = model.replace(
+        abundances=prior,
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),
         brightness=brightness,
         noise=noise,
         evidence=evidence,
     )
     return filled, start
+
+
+def _measured(prior: SpatialDirichlet, scene: Scene, start: Start) -> SpatialDirichlet:
+    """The prior, with what unconstrained least squares, before any denoising, say of how neighbours resemble each other."""
+    found = least_squares(torch.as_tensor(scene.pixels()), start.endmembers,
+                          noise_cholesky(start.noise_scale, start.noise_correlation), brightness=start.brightness is not None)
+    maps = np.full((*scene.shape[:2], found.free.shape[1]), np.nan)
+    maps[scene.mask.values] = found.free.numpy()
+    return prior.filled(maps, found.covariance.diagonal(dim1=1, dim2=2).mean(dim=0).numpy(), concentration_of(start.abundances))
 
 
 def _whitened(pixels: np.ndarray, noise_cholesky: Tensor | None) -> np.ndarray:

@@ -107,6 +107,41 @@ class PosteriorScenes:
         return _remade(tiles, mean + noise, abundances, brightness)
 
 
+class PriorScenes:
+    """Scenes drawn from a prior of whole maps, each given one draw of what pixels share, on the tiles of the scene fitted.
+
+    Drawn pixel by pixel, from a guide or from a posterior given its own spectrum, truth would teach the guide that neighbours
+    say nothing of each other.
+
+    Parameters
+    ----------
+    model
+        Whose abundance prior is a `SpatialDirichlet`.
+    shared
+        Draws of endmembers, noise, concentrations and brightness scale.
+    tiling, tiles_per_batch
+        Where: on so many tiles in a call, chosen at random by torch's generator.
+    """
+
+    def __init__(self, model: UnmixingModel, shared: Shared, tiling: Tiling, tiles_per_batch: int):
+        self.model, self.shared, self.tiling, self.tiles_per_batch = model, shared, tiling, tiles_per_batch
+
+    @torch.no_grad()
+    def __call__(self) -> Pairs:
+        """As `simulated`."""
+        shared, number = self.shared, int(torch.randint(len(self.shared), ()))
+        tiles = self.tiling.batch(torch.randperm(len(self.tiling))[: self.tiles_per_batch].tolist())
+        n_tiles, *shape = tiles.valid.shape
+        maps = [self.model.abundances.draw_map(tuple(shape), shared.concentration[number]) for _ in range(n_tiles)]
+        abundances = torch.stack(maps).to(tiles.reflectance)[tiles.valid].clamp_min(_LEAST)
+        brightness = None
+        if self.model.brightness is not None:
+            brightness = self.model.brightness.prior().sample(torch.Size([len(abundances)]))
+        endmembers, noise_scale = (each[number].to(abundances) for each in (shared.endmembers, shared.noise_scale))
+        mean = _lit(self.model.mixing(abundances, endmembers), brightness)
+        return _remade(tiles, self.model.noise.likelihood(mean, noise_scale).sample(), abundances, brightness)
+
+
 class SimulatedScenes:
     """Endlessly many scenes with their truth, a new one in every call.
 

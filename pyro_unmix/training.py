@@ -27,9 +27,10 @@ from pyro_unmix.io.files import atomic_path
 from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import seeded
-from pyro_unmix.pairs import LabelledPixels, Pairs, PosteriorScenes, labels_error, pairs_loss, simulated
+from pyro_unmix.pairs import LabelledPixels, Pairs, PosteriorScenes, PriorScenes, labels_error, pairs_loss, simulated
+from pyro_unmix.priors import SpatialDirichlet
 from pyro_unmix.progress import StageProgress
-from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
+from pyro_unmix.refine.shared import Shared, draw_shared, is_exact, shared_by_guide
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling
 
@@ -51,8 +52,10 @@ class Trainer:
         self.model = copy.deepcopy(model).to(device)  # its parts may be the caller's
         self.mse_weight = mse_weight
         self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
+        # Its maps are whole scenes, and what a guide learns from them is where its means go.
+        self.spatial = isinstance(model.abundances, SpatialDirichlet)
         # Not in training mode, in which Pyro warns of parameters that are held.
-        self.guide = guide.bind(start, exact=self.exact or pairs is not None).to(device).eval()
+        self.guide = guide.bind(start, exact=self.exact or self.spatial or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
         self.pairs = pairs if labels is None or self.exact else LabelledPixels(self.tiling, config.tiles_per_step)
@@ -70,7 +73,7 @@ class Trainer:
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
-        if stage == "svi" and (self.exact or self.model.least_squares_is_mode):
+        if stage == "svi" and (self.exact or self.spatial or self.model.least_squares_is_mode):
             self.guide.head.hold()
         if stage == "calibrate":
             self.guide.calibrate(exact=self.pairs is not None)
@@ -81,6 +84,9 @@ class Trainer:
     def _prepare_calibration(self) -> None:
         """What to simulate from: exact draws where there are, else the guide as it is now."""
         self.source = copy.deepcopy(self.guide)  # it must not follow what is being trained on it
+        if self.pairs is None and self.spatial and not self.exact:
+            with seeded(self.seed):
+                self._simulate_from(shared_by_guide(self.model, self.guide))
         if self.pairs is None and self.exact and self.config.calibration_steps:
             began = time.perf_counter()
             self.bar.stage("sample", self.config.sampling_steps)
@@ -95,6 +101,9 @@ class Trainer:
     def _simulate_from(self, shared: Shared) -> None:
         self.shared = shared
         self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
+        if self.spatial:
+            self.pairs = PriorScenes(self.model, shared, self.tiling, self.config.tiles_per_step)
+            return
         with seeded(self.seed):  # so that a training that goes on has the scenes it had
             self.pairs = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
 

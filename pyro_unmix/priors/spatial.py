@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +16,7 @@ from pyro_unmix.priors.abundances import Dirichlet
 
 # Lags in pixels at which neighbours are compared, and lengths that are tried.
 _LAGS = 8
-_LENGTHS = np.geomspace(0.7, 40.0, 40)
+_LENGTHS, _SMOOTHNESS = np.geomspace(0.7, 40.0, 40), (1, 3)
 # Standard errors from zero at which the correlation of neighbours is one.
 _SURE = 4.0
 # Simulated pairs of pixels, and latent correlations, from which that of abundances is known.
@@ -36,10 +38,10 @@ class SpatialDirichlet(Dirichlet):
     this prior (`draw_map`) with the spectra they make; it then reads what a pixel's surroundings say of it. A guide that sees one
     pixel alone ("mlp") cannot.
 
-    The field is a Gaussian Markov random field, (kappa^2 - Laplacian)^2 in the precision, kappa = sqrt(2) / correlation_length:
-    Lindgren, Rue and Lindstrom (2011), JRSS B 73, eq. 2 and section 2.2, with a Matern correlation that is .14 at twice the length, as
-    that of `simulate_scene`. Boundaries are not smooth: in a share `edges` of the maps the field has patches (cells of random points) of one
-    level each, which make up a random share of its variance.
+    The field is a Gaussian Markov random field of precision (kappa^2 - Laplacian)^(smoothness + 1), kappa = sqrt(2 smoothness) /
+    correlation_length: Lindgren, Rue and Lindstrom (2011), JRSS B 73, eq. 2 and section 2.2. Its Matern correlation is about .14
+    at twice the length, as that of `simulate_scene`. Boundaries are not smooth: in a share `edges` of the maps the field has
+    patches (cells of random points) of one level each, which make up a random share of its variance.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ class SpatialDirichlet(Dirichlet):
         scene when fitted.
     correlation_length
         In pixels. None: measured from the scene when fitted.
+    smoothness
+        Of the Matern correlation: 1, of maps that are rough between neighbours, or 3. None: measured from the scene when fitted.
     edges
         Share of the maps that have patches.
 
@@ -60,17 +64,19 @@ class SpatialDirichlet(Dirichlet):
     """
 
     def __init__(self, concentration: float | Sequence[float] = 1.0, learned: bool = True, strength: float | None = None,
-                 correlation_length: float | None = None, edges: float = 0.5):
+                 correlation_length: float | None = None, smoothness: int | None = None, edges: float = 0.5):
         super().__init__(concentration, learned)
-        if not ((strength is None or 0 <= strength <= 1) and 0 <= edges <= 1
-                and (correlation_length is None or 0 < correlation_length < np.inf)):
-            raise InputError("a strength and edges from 0 to 1, and a positive correlation_length in pixels",
-                             f"strength {strength}, edges {edges}, correlation_length {correlation_length}")
-        self.settings |= {"strength": strength, "correlation_length": correlation_length, "edges": float(edges)}
-        self.strength, self.correlation_length, self.edges = strength, correlation_length, float(edges)
+        if not ((strength is None or 0 <= strength <= 1) and 0 <= edges <= 1 and smoothness in (None, *_SMOOTHNESS)
+                and (correlation_length is None or 0 < correlation_length <= _LENGTHS[-1])):
+            raise InputError(f"strength and edges from 0 to 1, a correlation_length up to {_LENGTHS[-1]:.0f} pixels, smoothness 1 or 3",
+                             f"{strength}, {edges}, {correlation_length}, {smoothness}")
+        self.strength, self.correlation_length, self.smoothness, self.edges = strength, correlation_length, smoothness, float(edges)
+        self.settings |= {"strength": strength, "correlation_length": correlation_length, "smoothness": smoothness,
+                          "edges": float(edges)}
 
     def filled(self, maps: np.ndarray, noise_variance: np.ndarray, concentration: Tensor) -> SpatialDirichlet:
-        """A copy whose strength and correlation length, where they are open, are measured.
+        """A copy whose strength and correlation length, where they are open, are measured, and whose concentration, if that is to be
+        learned, is the one given.
 
         Errors of different pixels are independent, and add to the variance but not to the covariance of neighbours. What is left
         of that is compared with that of fields (method of moments, as variograms are fitted: Cressie 1985, Mathematical Geology
@@ -86,15 +92,16 @@ class SpatialDirichlet(Dirichlet):
         concentration
             `(n_endmembers,)`: of the Dirichlet distribution that pixels follow.
         """
-        strength, length = self.strength, self.correlation_length
-        if strength is None or length is None:
+        given = {"strength": self.strength, "correlation_length": self.correlation_length, "smoothness": self.smoothness}
+        if None in given.values():
             correlations, error = neighbour_correlations(maps, noise_variance)
             if correlations[0] < _SURE * error:
-                found = 0.0, 1.0
+                measured = {"strength": 0.0, "correlation_length": 1.0, "smoothness": 1}
             else:
-                found = fit_field(_behind(correlations, concentration))
-            strength, length = (found[0] if strength is None else strength), (found[1] if length is None else length)
-        return SpatialDirichlet(self.settings["concentration"], self.learned, strength, length, self.edges)
+                measured = fit_field(_behind(correlations, concentration))
+            given = {name: measured[name] if value is None else value for name, value in given.items()}
+        values = concentration.tolist() if self.learned else self.settings["concentration"]
+        return SpatialDirichlet(values, self.learned, **given, edges=self.edges)
 
     def draw_map(self, shape: tuple[int, int], concentration: Tensor) -> Tensor:
         """Abundances `(rows, cols, n_endmembers)` of a map, from torch's generator.
@@ -111,35 +118,43 @@ class SpatialDirichlet(Dirichlet):
         InputError
             Strength or length neither given nor measured.
         """
-        if self.strength is None or self.correlation_length is None:
-            raise InputError("a strength and a correlation_length", "a prior that has not seen a scene yet",
-                             "give both, or call pyro_unmix.initialize(model, scene)")
+        strength, length, smoothness = self._known()
         k = len(concentration)
         scores = torch.randn(k, *shape)
-        if self.strength > 0:
-            field = random_field(k, shape, self.correlation_length)
+        if strength > 0:
+            field = random_field(k, shape, length, smoothness)
             if torch.rand(()) < self.edges:
                 share = torch.rand(())
-                field = (1 - share).sqrt() * field + share.sqrt() * _patches(k, shape, _DIAMETER * self.correlation_length)
-            scores = self.strength**0.5 * field + (1 - self.strength) ** 0.5 * scores
+                field = (1 - share).sqrt() * field + share.sqrt() * _patches(k, shape, _DIAMETER * length)
+            scores = strength**0.5 * field + (1 - strength) ** 0.5 * scores
         return torch.softmax(_log_gamma(scores.movedim(0, -1), concentration.cpu()), dim=-1)
 
+    def spectrum(self, side: int) -> np.ndarray:
+        """Variance of each wave `(side, side // 2 + 1)` of a torus of `side` rows and columns, of mean one; `InputError` as above."""
+        strength, length, smoothness = self._known()
+        return strength * _amplitude([side, side], length, smoothness) ** 2 + (1 - strength)
 
-def random_field(n: int, shape: tuple[int, int], correlation_length: float) -> Tensor:
+    def _known(self) -> tuple[float, float, int]:
+        if self.strength is None or self.correlation_length is None or self.smoothness is None:
+            raise InputError("a strength, a correlation_length and a smoothness", "a prior that has not seen a scene yet",
+                             "give all three, or call pyro_unmix.initialize(model, scene)")
+        return self.strength, self.correlation_length, self.smoothness
+
+
+def random_field(n: int, shape: tuple[int, int], correlation_length: float, smoothness: int) -> Tensor:
     """`n` Gaussian Markov random fields `(n, rows, cols)`, each pixel standard normal, from torch's generator.
 
     Drawn on a torus, on which they are independent waves of random phase.
     """
     size = [side + int(np.ceil(_MARGIN * correlation_length)) for side in shape]
-    amplitude = _amplitude(size, correlation_length)
-    waves = torch.fft.rfft2(torch.randn(n, *size))
-    return torch.fft.irfft2(torch.as_tensor(amplitude, dtype=torch.float32) * waves, s=size)[:, : shape[0], : shape[1]]
+    amplitude = torch.as_tensor(_amplitude(size, correlation_length, smoothness), dtype=torch.float32)
+    return torch.fft.irfft2(amplitude * torch.fft.rfft2(torch.randn(n, *size)), s=size)[:, : shape[0], : shape[1]]
 
 
-def field_correlation(correlation_length: float, n_lags: int) -> np.ndarray:
+def field_correlation(correlation_length: float, smoothness: int, n_lags: int) -> np.ndarray:
     """Correlation of pixels of `random_field` that are 1 to `n_lags` apart in a row, `(n_lags,)`."""
     size = [n_lags + int(np.ceil(_MARGIN * correlation_length))] * 2
-    return np.fft.irfft2(_amplitude(size, correlation_length) ** 2, s=size)[0, 1 : n_lags + 1]
+    return np.fft.irfft2(_amplitude(size, correlation_length, smoothness) ** 2, s=size)[0, 1 : n_lags + 1]
 
 
 def neighbour_correlations(maps: np.ndarray, noise_variance: np.ndarray) -> tuple[np.ndarray, float]:
@@ -162,20 +177,23 @@ def neighbour_correlations(maps: np.ndarray, noise_variance: np.ndarray) -> tupl
     return np.array(found), total / variance / np.sqrt(counts[0])
 
 
-def fit_field(correlations: np.ndarray) -> tuple[float, float]:
-    """Strength and correlation length of the field whose `correlations` at lags 1, 2, ... are nearest, by least squares."""
-    best = np.inf, 0.0, 1.0
-    for length in _LENGTHS:
-        shape = field_correlation(length, len(correlations))
-        strength = np.clip(shape @ correlations / (shape @ shape), 0.0, 1.0)
-        best = min(best, (float(np.sum((correlations - strength * shape) ** 2)), float(strength), float(length)))
-    return best[1:]
+def fit_field(correlations: np.ndarray) -> dict[str, Any]:
+    """Strength, correlation length and smoothness of the field whose `correlations` at lags 1, 2, ... are nearest, by least
+    squares."""
+    best, found = np.inf, {"strength": 0.0, "correlation_length": 1.0, "smoothness": 1}
+    for length, smoothness in product(_LENGTHS.tolist(), _SMOOTHNESS):
+        shape = field_correlation(length, smoothness, len(correlations))
+        strength = float(np.clip(shape @ correlations / (shape @ shape), 0.0, 1.0))
+        error = float(np.sum((correlations - strength * shape) ** 2))
+        if error < best:
+            best, found = error, {"strength": strength, "correlation_length": length, "smoothness": smoothness}
+    return found
 
 
-def _amplitude(size: list[int], correlation_length: float) -> np.ndarray:
+def _amplitude(size: list[int], correlation_length: float, smoothness: int) -> np.ndarray:
     """Of each wave `(rows, cols // 2 + 1)` of a torus, such that the field has variance one."""
     down, across = (2.0 - 2.0 * np.cos(2.0 * np.pi * f) for f in (np.fft.fftfreq(size[0]), np.fft.rfftfreq(size[1])))
-    amplitude = 1.0 / (2.0 / correlation_length**2 + down[:, None] + across)
+    amplitude = (2.0 * smoothness / correlation_length**2 + down[:, None] + across) ** (-0.5 * (smoothness + 1))
     return amplitude / np.sqrt(np.fft.irfft2(amplitude**2, s=size)[0, 0])
 
 

@@ -81,6 +81,16 @@ def is_exact(model: UnmixingModel) -> bool:
     return model.endmembers.of_one_kernel
 
 
+@torch.no_grad()
+def shared_by_guide(model: UnmixingModel, guide: UnmixingGuide, n_draws: int = 40) -> Shared:
+    """Draws of endmembers and noise from the guide, the concentration of the prior (a `Dirichlet`) and the model's brightness scale."""
+    n = torch.Size([n_draws])
+    concentration = model.abundances(model.n_endmembers).concentration.double().expand(n_draws, -1)
+    scale = None if model.brightness is None else model.brightness.scale.double().expand(n)
+    return Shared(guide.endmembers().sample(n).double(), guide.noise().sample(n).double(), concentration, scale,
+                  guide.noise.correlation)
+
+
 def draw_shared(model: UnmixingModel, guide: UnmixingGuide, scene: Scene, *, n_draws: int = 40, steps: int = 1250,
                 on_step: Callable[[], None] | None = None) -> Shared:
     """Draws of endmembers, noise, concentrations and the scale of brightness, jointly with the pixels of a scene.
