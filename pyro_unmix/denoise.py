@@ -74,9 +74,8 @@ class NonLocalMeans(nn.Module):
 
 
 class FieldMeans(NonLocalMeans):
-    """Half way between non-local means and the mean of a Gaussian field given its noisy pixels (Wiener 1949; kriging).
-
-    The one keeps edges, the other averages where there is nothing to compare; their errors are different ones.
+    """Between non-local means, which keep edges, and the mean of a Gaussian field given its noisy pixels, which knows how smooth it
+    is (kriging: Cressie 1993, Statistics for Spatial Data, section 3.2, on a torus, where it is the filter of Wiener 1949).
 
     Parameters
     ----------
@@ -86,18 +85,24 @@ class FieldMeans(NonLocalMeans):
 
     halo = _REACH
     kernel: Tensor
+    share: Tensor
 
     def __init__(self, n_bands: int, n_components: int):
         super().__init__(n_bands, n_components)
         self.register_buffer("kernel", torch.zeros(n_components, 1, 2 * _REACH + 1, 2 * _REACH + 1))
+        self.register_buffer("share", torch.tensor(0.0))
 
-    def expect(self, pixels: Tensor, spectrum: np.ndarray) -> FieldMeans:
-        """Take the weights of a field whose waves on a square torus have this `spectrum` `(side, side // 2 + 1)`, of mean one; its
-        variance in each component is that of the `pixels` `(n_pixels, n_bands)` without their noise."""
+    def expect(self, pixels: Tensor, spectrum: np.ndarray, share: float) -> FieldMeans:
+        """Let a `share` from 0 to 1 of the means be that of a field.
+
+        Its waves on a square torus have this `spectrum` `(side, side // 2 + 1)`, of mean one; its variance in each component is
+        that of the `pixels` `(n_pixels, n_bands)` without their noise.
+        """
         variance = ((pixels.double() - self.mean) @ self.directions.double().T).square().mean(dim=0)
         gain = (variance / self.noise_scale.double().square().clamp_min(1e-30) - 1.0).clamp_min(1e-3)
         waves = gain[:, None, None] * torch.as_tensor(spectrum)
         kernel = torch.fft.irfft2(waves / (waves + 1.0), s=[len(spectrum)] * 2).roll((_REACH, _REACH), (1, 2))
+        self.share.fill_(share)
         self.kernel.copy_(kernel[:, None, : 2 * _REACH + 1, : 2 * _REACH + 1])
         return self
 
@@ -106,7 +111,7 @@ class FieldMeans(NonLocalMeans):
         near = F.conv2d(counts.expand_as(maps), self.kernel, padding=_REACH, groups=len(self.kernel))
         total = self.kernel.sum(dim=(2, 3))[None, :, :, None]
         field = F.conv2d(maps, self.kernel, padding=_REACH, groups=len(self.kernel)) * total / near.clamp_min(0.1 * total)
-        return 0.5 * (super()._means(maps, counts) + field)
+        return torch.lerp(super()._means(maps, counts), field, self.share)
 
 
 def _patch_sum(maps: Tensor) -> Tensor:

@@ -202,7 +202,8 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         if denoise is not None:
             found = FieldMeans(*denoise.directions.T.shape)
             found.load_state_dict(denoise.state_dict(), strict=False)
-            start = replace(start, denoise=found.expect(torch.as_tensor(pixels), prior.spectrum(_TORUS)))
+            start = replace(start, denoise=found.expect(torch.as_tensor(pixels), prior.spectrum(_TORUS),
+                                                         prior.strength * (1.0 - prior.edges)))
     filled = model.replace(
         abundances=prior,
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),
@@ -219,7 +220,7 @@ def _measured(prior: SpatialDirichlet, scene: Scene, start: Start) -> SpatialDir
                           noise_cholesky(start.noise_scale, start.noise_correlation), brightness=start.brightness is not None)
     maps = np.full((*scene.shape[:2], found.free.shape[1]), np.nan)
     maps[scene.mask.values] = found.free.numpy()
-    return prior.filled(maps, found.covariance.diagonal(dim1=1, dim2=2).mean(dim=0).numpy(), concentration_of(start.abundances))
+    return prior.filled(maps, found.covariance.double().mean(dim=0).numpy(), concentration_of(start.abundances))
 
 
 def _whitened(pixels: np.ndarray, noise_cholesky: Tensor | None) -> np.ndarray:

@@ -24,7 +24,9 @@ _PAIRS, _CORRELATIONS = 20_000, np.linspace(0.0, 1.0, 21)
 # Torus of the random field: this many correlation lengths wider than the map, so that opposite edges do not meet.
 _MARGIN = 6
 # Most patches of a map, and their diameter in correlation lengths.
-_PATCHES, _DIAMETER = 256, 2.0
+_PATCHES, _DIAMETER = 256, 1.7
+# Blocks of pixels that are compared for edges, fewest comparisons, rows and columns looked at, and simulated maps of each kind.
+_BLOCK, _FEWEST, _LOOKED_AT, _MAPS = 3, 50, 96, 12
 # Normal scores between which quantiles of a gamma distribution are tabulated.
 _SCORES = np.linspace(-6.0, 6.0, 481)
 
@@ -40,8 +42,8 @@ class SpatialDirichlet(Dirichlet):
 
     The field is a Gaussian Markov random field of precision (kappa^2 - Laplacian)^(smoothness + 1), kappa = sqrt(2 smoothness) /
     correlation_length: Lindgren, Rue and Lindstrom (2011), JRSS B 73, eq. 2 and section 2.2. Its Matern correlation is about .14
-    at twice the length, as that of `simulate_scene`. Boundaries are not smooth: in a share `edges` of the maps the field has
-    patches (cells of random points) of one level each, which make up a random share of its variance.
+    at twice the length, as that of `simulate_scene`. Boundaries need not be smooth: a share `edges` of the field's variance is
+    that of patches, cells of random points, of one level each.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class SpatialDirichlet(Dirichlet):
     smoothness
         Of the Matern correlation: 1, of maps that are rough between neighbours, or 3. None: measured from the scene when fitted.
     edges
-        Share of the maps that have patches.
+        Share of the variance, from 0, a smooth field, to 1, a mosaic. None: measured from the scene when fitted.
 
     Raises
     ------
@@ -64,44 +66,48 @@ class SpatialDirichlet(Dirichlet):
     """
 
     def __init__(self, concentration: float | Sequence[float] = 1.0, learned: bool = True, strength: float | None = None,
-                 correlation_length: float | None = None, smoothness: int | None = None, edges: float = 0.5):
+                 correlation_length: float | None = None, smoothness: int | None = None,
+                 edges: float | None = None):
         super().__init__(concentration, learned)
-        if not ((strength is None or 0 <= strength <= 1) and 0 <= edges <= 1 and smoothness in (None, *_SMOOTHNESS)
+        if not (all(share is None or 0 <= share <= 1 for share in (strength, edges)) and smoothness in (None, *_SMOOTHNESS)
                 and (correlation_length is None or 0 < correlation_length <= _LENGTHS[-1])):
             raise InputError(f"strength and edges from 0 to 1, a correlation_length up to {_LENGTHS[-1]:.0f} pixels, smoothness 1 or 3",
                              f"{strength}, {edges}, {correlation_length}, {smoothness}")
-        self.strength, self.correlation_length, self.smoothness, self.edges = strength, correlation_length, smoothness, float(edges)
-        self.settings |= {"strength": strength, "correlation_length": correlation_length, "smoothness": smoothness,
-                          "edges": float(edges)}
+        self.strength, self.correlation_length, self.smoothness, self.edges = strength, correlation_length, smoothness, edges
+        self.settings |= {"strength": strength, "correlation_length": correlation_length, "smoothness": smoothness, "edges": edges}
 
-    def filled(self, maps: np.ndarray, noise_variance: np.ndarray, concentration: Tensor) -> SpatialDirichlet:
-        """A copy whose strength and correlation length, where they are open, are measured, and whose concentration, if that is to be
-        learned, is the one given.
+    def filled(self, maps: np.ndarray, noise_covariance: np.ndarray, concentration: Tensor) -> SpatialDirichlet:
+        """A copy in which what is open is measured, and whose concentration, if that is to be learned, is the one given.
 
         Errors of different pixels are independent, and add to the variance but not to the covariance of neighbours. What is left
         of that is compared with that of fields (method of moments, as variograms are fitted: Cressie 1985, Mathematical Geology
         17, "Fitting variogram models by weighted least squares"). Where neighbours correlate by less than four standard errors,
-        the strength is zero.
+        the strength is zero. For the edges, the tail of the differences between small blocks (`difference_tail`) is compared with
+        that of maps drawn from the prior.
 
         Parameters
         ----------
         maps
             `(rows, cols, n_endmembers)`: estimates of the abundances that are not kept from being negative, NaN where masked.
-        noise_variance
-            `(n_endmembers,)`: variance of their errors.
+        noise_covariance
+            `(n_endmembers, n_endmembers)`: of their errors, which sum to zero.
         concentration
             `(n_endmembers,)`: of the Dirichlet distribution that pixels follow.
         """
-        given = {"strength": self.strength, "correlation_length": self.correlation_length, "smoothness": self.smoothness}
+        given = {name: self.settings[name] for name in ("strength", "correlation_length", "smoothness")}
         if None in given.values():
-            correlations, error = neighbour_correlations(maps, noise_variance)
+            correlations, error = neighbour_correlations(maps, np.trace(noise_covariance))
             if correlations[0] < _SURE * error:
                 measured = {"strength": 0.0, "correlation_length": 1.0, "smoothness": 1}
             else:
                 measured = fit_field(_behind(correlations, concentration))
             given = {name: measured[name] if value is None else value for name, value in given.items()}
         values = concentration.tolist() if self.learned else self.settings["concentration"]
-        return SpatialDirichlet(values, self.learned, **given, edges=self.edges)
+        edges = self.edges
+        if edges is None:
+            smooth, mosaic = (SpatialDirichlet(values, **given, edges=share) for share in (0.0, 1.0))
+            edges = _measured_edges(smooth, mosaic, maps, noise_covariance, concentration) if given["strength"] > 0 else 0.0
+        return SpatialDirichlet(values, self.learned, **given, edges=edges)
 
     def draw_map(self, shape: tuple[int, int], concentration: Tensor) -> Tensor:
         """Abundances `(rows, cols, n_endmembers)` of a map, from torch's generator.
@@ -118,27 +124,26 @@ class SpatialDirichlet(Dirichlet):
         InputError
             Strength or length neither given nor measured.
         """
-        strength, length, smoothness = self._known()
+        strength, length, smoothness, edges = self._known()
         k = len(concentration)
         scores = torch.randn(k, *shape)
         if strength > 0:
             field = random_field(k, shape, length, smoothness)
-            if torch.rand(()) < self.edges:
-                share = torch.rand(())
-                field = (1 - share).sqrt() * field + share.sqrt() * _patches(k, shape, _DIAMETER * length)
+            if edges > 0:
+                field = (1 - edges) ** 0.5 * field + edges**0.5 * _patches(k, shape, _DIAMETER * length)
             scores = strength**0.5 * field + (1 - strength) ** 0.5 * scores
         return torch.softmax(_log_gamma(scores.movedim(0, -1), concentration.cpu()), dim=-1)
 
     def spectrum(self, side: int) -> np.ndarray:
         """Variance of each wave `(side, side // 2 + 1)` of a torus of `side` rows and columns, of mean one; `InputError` as above."""
-        strength, length, smoothness = self._known()
+        strength, length, smoothness, _ = self._known()
         return strength * _amplitude([side, side], length, smoothness) ** 2 + (1 - strength)
 
-    def _known(self) -> tuple[float, float, int]:
-        if self.strength is None or self.correlation_length is None or self.smoothness is None:
-            raise InputError("a strength, a correlation_length and a smoothness", "a prior that has not seen a scene yet",
-                             "give all three, or call pyro_unmix.initialize(model, scene)")
-        return self.strength, self.correlation_length, self.smoothness
+    def _known(self) -> tuple[float, float, int, float]:
+        if self.strength is None or self.correlation_length is None or self.smoothness is None or self.edges is None:
+            raise InputError("strength, correlation_length, smoothness and edges", "a prior that has not seen a scene yet",
+                             "give all four, or call pyro_unmix.initialize(model, scene)")
+        return self.strength, self.correlation_length, self.smoothness, self.edges
 
 
 def random_field(n: int, shape: tuple[int, int], correlation_length: float, smoothness: int) -> Tensor:
@@ -157,12 +162,12 @@ def field_correlation(correlation_length: float, smoothness: int, n_lags: int) -
     return np.fft.irfft2(_amplitude(size, correlation_length, smoothness) ** 2, s=size)[0, 1 : n_lags + 1]
 
 
-def neighbour_correlations(maps: np.ndarray, noise_variance: np.ndarray) -> tuple[np.ndarray, float]:
-    """Correlation of abundances at lags 1, 2, ... in rows and columns, over endmembers together, and the standard error that each
-    has where pixels are independent. Parameters as of `SpatialDirichlet.filled`."""
+def neighbour_correlations(maps: np.ndarray, noise_variance: float) -> tuple[np.ndarray, float]:
+    """Correlation of abundances at lags 1, 2, ... in rows and columns, and the standard error that each has where pixels are
+    independent. `maps` as of `SpatialDirichlet.filled`; `noise_variance`, as all here, summed over endmembers."""
     centred = maps - np.nanmean(maps, axis=(0, 1))
     total = np.nanmean(centred**2, axis=(0, 1)).sum()
-    variance = max(total - noise_variance.sum(), 1e-3 * total)
+    variance = max(total - noise_variance, 1e-3 * total)
     found, counts = [], []
     for lag in range(1, min(_LAGS, *(side - 1 for side in maps.shape[:2])) + 1):
         products = np.concatenate([(centred[lag:] * centred[:-lag]).sum(axis=-1).ravel(),
@@ -188,6 +193,41 @@ def fit_field(correlations: np.ndarray) -> dict[str, Any]:
         if error < best:
             best, found = error, {"strength": strength, "correlation_length": length, "smoothness": smoothness}
     return found
+
+
+def difference_tail(maps: np.ndarray, noise_covariance: np.ndarray) -> float:
+    """Logarithm of the 98 % quantile over the median of squared differences between neighbouring blocks of 3 x 3 pixels.
+
+    Large where a few neighbours differ much and most do not. Abundances are counted in units of their errors. Parameters as of
+    `SpatialDirichlet.filled`.
+    """
+    _, variance, axes = np.linalg.svd(noise_covariance)
+    white = maps @ (axes[:-1].T / np.sqrt(variance[:-1]))  # errors sum to zero and have no variance in the last direction
+    rows, cols = (side // _BLOCK for side in maps.shape[:2])
+    blocks = white[: rows * _BLOCK, : cols * _BLOCK].reshape(rows, _BLOCK, cols, _BLOCK, -1).mean(axis=(1, 3))
+    squares = np.concatenate([np.square(np.diff(blocks, axis=axis)).sum(axis=-1).ravel() for axis in (0, 1)])
+    squares = squares[np.isfinite(squares)]
+    if len(squares) < _FEWEST:
+        return -np.inf
+    return float(np.log(np.quantile(squares, 0.98) / np.median(squares)))
+
+
+def _measured_edges(smooth: SpatialDirichlet, mosaic: SpatialDirichlet, maps: np.ndarray, noise_covariance: np.ndarray,
+                    concentration: Tensor) -> float:
+    """Where `difference_tail` of `maps` stands between that of maps of two priors with noise added: 0 at the one without edges, or
+    within two of its standard deviations, to 1."""
+    maps = maps[:_LOOKED_AT, :_LOOKED_AT]
+    axes, variance, _ = np.linalg.svd(noise_covariance)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tails = np.array([[difference_tail(prior.draw_map(maps.shape[:2], concentration).numpy()
+                                           + torch.randn(maps.shape).numpy() @ (axes * np.sqrt(variance)).T, noise_covariance)
+                           for _ in range(_MAPS)] for prior in (smooth, mosaic)])
+    tail = difference_tail(maps, noise_covariance)
+    first, last = tails.mean(axis=1)
+    if not np.isfinite(tails).all() or tail < first + 2 * tails[0].std() or last <= first:
+        return 0.0
+    return float(min((tail - first) / (last - first), 1.0))
 
 
 def _amplitude(size: list[int], correlation_length: float, smoothness: int) -> np.ndarray:
