@@ -74,8 +74,8 @@ class NonLocalMeans(nn.Module):
 
 
 class FieldMeans(NonLocalMeans):
-    """Between non-local means, which keep edges, and the mean of a Gaussian field given its noisy pixels, which knows how smooth it
-    is (kriging: Cressie 1993, Statistics for Spatial Data, section 3.2, on a torus, where it is the filter of Wiener 1949).
+    """Between non-local means, which keep edges, and the mean of a Gaussian field given its noisy pixels, which knows how smooth
+    it is (kriging: Cressie 1993, Statistics for Spatial Data, section 3.2; on a torus, where it is the filter of Wiener 1949).
 
     Parameters
     ----------

@@ -168,7 +168,8 @@ class UnmixingGuide(PyroModule):
         if not hasattr(plan, "head"):
             plan.head = HEADS["simplex-normal" if exact else "dirichlet"]()
         guide = plan.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
-                           denoise=None if start.denoise is None else type(start.denoise), correlated=start.noise_correlation is not None)
+                           denoise=None if start.denoise is None else type(start.denoise),
+                           correlated=start.noise_correlation is not None)
         guide.denoise = copy.deepcopy(start.denoise)
         guide.joint.fill_(start.joint)
         for part in (guide.input, guide.endmembers, guide.noise):

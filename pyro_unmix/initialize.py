@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -80,6 +81,11 @@ class Start:
     log_norm: Tensor
     denoise: NonLocalMeans | None
     joint: bool
+
+    @property
+    def independent_errors(self) -> bool:
+        """Whether pixels err independently of their neighbours: noise is white, or correlates between bands in a known way."""
+        return self.denoise is not None or self.noise_correlation is not None
 
 
 @one_thread()
@@ -196,14 +202,13 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         denoise=denoise,
         joint=joint,
     )
-    prior = model.abundances
+    prior: Any = model.abundances
     if isinstance(prior, SpatialDirichlet):
-        prior = _measured(prior, scene, start)
+        prior = _measured(prior, scene, start) if start.independent_errors else prior.without_neighbours()
         if denoise is not None:
-            found = FieldMeans(*denoise.directions.T.shape)
-            found.load_state_dict(denoise.state_dict(), strict=False)
-            start = replace(start, denoise=found.expect(torch.as_tensor(pixels), prior.spectrum(_TORUS),
-                                                         prior.strength * (1.0 - prior.edges)))
+            field_means = FieldMeans(scene.n_bands, len(denoise.directions))
+            field_means.fit(torch.as_tensor(pixels))
+            start = replace(start, denoise=field_means.expect(torch.as_tensor(pixels), *prior.spectrum(_TORUS)))
     filled = model.replace(
         abundances=prior,
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),

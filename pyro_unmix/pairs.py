@@ -12,7 +12,9 @@ from torch import Tensor
 from pyro_unmix.distributions import mean_of
 from pyro_unmix.errors import InputError
 from pyro_unmix.guide import UnmixingGuide
+from pyro_unmix.initialize import Start
 from pyro_unmix.model import UnmixingModel
+from pyro_unmix.priors import LogisticNormal, Sparse, SpatialDirichlet
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling, whole
@@ -107,16 +109,26 @@ class PosteriorScenes:
         return _remade(tiles, mean + noise, abundances, brightness)
 
 
-class PriorScenes:
-    """Scenes drawn from a prior of whole maps, each given one draw of what pixels share, on the tiles of the scene fitted.
+def pairs_from_prior(model: UnmixingModel, start: Start) -> bool:
+    """Whether a guide is to learn from truth that is drawn from the abundance prior (`PriorScenes`).
 
-    Drawn pixel by pixel, from a guide or from a posterior given its own spectrum, truth would teach the guide that neighbours
-    say nothing of each other.
+    From a `SpatialDirichlet` of any strength, since truth drawn pixel by pixel, given its own spectrum, would teach that
+    neighbours say nothing of each other; from `Sparse` and `LogisticNormal`, since SVI's guide draws no abundances as near zero
+    as theirs. Only where pixels err independently: else spectra are made as no scene has them, and means that learn from them
+    leave their place.
+    """
+    prior = model.abundances
+    wanted = isinstance(prior, (Sparse, LogisticNormal)) or (isinstance(prior, SpatialDirichlet) and bool(prior.strength))
+    return wanted and start.independent_errors
+
+
+class PriorScenes:
+    """Scenes drawn from the priors, each given one draw of what pixels share, on the tiles of the scene fitted.
 
     Parameters
     ----------
     model
-        Whose abundance prior is a `SpatialDirichlet`.
+        Whose abundance prior is drawn from: whole maps of a `SpatialDirichlet`, pixel by pixel of others.
     shared
         Draws of endmembers, noise, concentrations and brightness scale.
     tiling, tiles_per_batch
@@ -132,8 +144,13 @@ class PriorScenes:
         shared, number = self.shared, int(torch.randint(len(self.shared), ()))
         tiles = self.tiling.batch(torch.randperm(len(self.tiling))[: self.tiles_per_batch].tolist())
         n_tiles, *shape = tiles.valid.shape
-        maps = [self.model.abundances.draw_map(tuple(shape), shared.concentration[number]) for _ in range(n_tiles)]
-        abundances = torch.stack(maps).to(tiles.reflectance)[tiles.valid].clamp_min(_LEAST)
+        prior = self.model.abundances
+        if isinstance(prior, SpatialDirichlet):
+            maps = [prior.draw_map((shape[0], shape[1]), shared.concentration[number]) for _ in range(n_tiles)]
+            abundances = torch.stack(maps).to(tiles.reflectance)[tiles.valid]
+        else:
+            abundances = prior(self.model.n_endmembers).sample(torch.Size([int(tiles.valid.sum())]))
+        abundances = abundances.clamp_min(_LEAST)
         brightness = None
         if self.model.brightness is not None:
             brightness = self.model.brightness.prior().sample(torch.Size([len(abundances)]))

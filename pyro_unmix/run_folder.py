@@ -114,8 +114,9 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
         if guide is None or not hasattr(guide, "head"):  # a head left open was chosen when the scene was seen
             guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
         denoisers = {"denoise.kernel": FieldMeans, "denoise.mean": NonLocalMeans}
+        denoise = next((kind for name, kind in denoisers.items() if name in state["guide"]), None)
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
-                            brightness=model.brightness is not None, denoise=next((kind for name, kind in denoisers.items() if name in state["guide"]), None),
+                            brightness=model.brightness is not None, denoise=denoise,
                             correlated="noise.correlation" in state["guide"])
         guide.load_state_dict(state["guide"])
         return Fit(

@@ -113,6 +113,7 @@ class LogisticNormal(nn.Module):
 
     loc: Tensor | None
     covariance: Tensor | None
+    _where: Tensor
 
     def __init__(self, loc: float | Sequence[float] | None = None, covariance: float | Sequence[Sequence[float]] | None = None):
         super().__init__()
@@ -133,7 +134,7 @@ class LogisticNormal(nn.Module):
         for name, values in (("loc", self.loc), ("covariance", self.covariance)):
             if values is not None and values.ndim and values.shape[0] != free:
                 raise InputError(f"a {name} of {free} coordinates, one less than endmembers", f"{values.shape[0]}")
-        mean, variance = _flat_coordinates(n_endmembers, self._where.device)
+        mean, variance = (each.to(self._where) for each in _flat_coordinates(n_endmembers))
         mean = mean if self.loc is None else self.loc.expand(free)
         covariance = variance.diag() if self.covariance is None else self.covariance
         covariance = covariance if covariance.ndim else covariance * torch.eye(free, device=covariance.device)
@@ -141,12 +142,11 @@ class LogisticNormal(nn.Module):
         return dist.TransformedDistribution(normal, [StickBreakingTransform()])
 
 
-def _flat_coordinates(n_endmembers: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Means and variances `(K - 1,)` of the coordinates of `LogisticNormal` under a flat Dirichlet: of logits of Beta(1, K - j)."""
-    rest = torch.arange(n_endmembers - 1, 0, -1, dtype=torch.float32, device=device)
+def _flat_coordinates(n_endmembers: int) -> tuple[Tensor, Tensor]:
+    """Means and variances `(K - 1,)` of the coordinates of `LogisticNormal` under a flat Dirichlet, logits of Beta(1, K - j)."""
+    rest = torch.arange(n_endmembers - 1.0, 0.0, -1.0)
     one = torch.ones_like(rest)
-    return (torch.digamma(one) - torch.digamma(rest) + rest.log(),
-            torch.polygamma(1, one) + torch.polygamma(1, rest))
+    return torch.digamma(one) - torch.digamma(rest) + rest.log(), torch.polygamma(1, one) + torch.polygamma(1, rest)
 
 
 def _positive_definite(covariance: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from pyro_unmix.errors import InputError
+from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.priors.abundances import Dirichlet
 
 # Lags in pixels at which neighbours are compared, and lengths that are tried.
@@ -43,15 +44,15 @@ class SpatialDirichlet(Dirichlet):
     The field is a Gaussian Markov random field of precision (kappa^2 - Laplacian)^(smoothness + 1), kappa = sqrt(2 smoothness) /
     correlation_length: Lindgren, Rue and Lindstrom (2011), JRSS B 73, eq. 2 and section 2.2. Its Matern correlation is about .14
     at twice the length, as that of `simulate_scene`. Boundaries need not be smooth: a share `edges` of the field's variance is
-    that of patches, cells of random points, of one level each.
+    that of patches of one level each, the cells of random points.
 
     Parameters
     ----------
     concentration, learned
         Of each pixel: those of `Dirichlet`.
     strength
-        Share of the variance of the field that neighbours have in common, from 0, independent pixels, to 1. None: measured from the
-        scene when fitted.
+        Share of the variance of the field that neighbours have in common, from 0, independent pixels, to 1. None: measured
+        from the scene when fitted.
     correlation_length
         In pixels. None: measured from the scene when fitted.
     smoothness
@@ -71,10 +72,11 @@ class SpatialDirichlet(Dirichlet):
         super().__init__(concentration, learned)
         if not (all(share is None or 0 <= share <= 1 for share in (strength, edges)) and smoothness in (None, *_SMOOTHNESS)
                 and (correlation_length is None or 0 < correlation_length <= _LENGTHS[-1])):
-            raise InputError(f"strength and edges from 0 to 1, a correlation_length up to {_LENGTHS[-1]:.0f} pixels, smoothness 1 or 3",
+            raise InputError(f"strength and edges from 0 to 1, a correlation_length up to {_LENGTHS[-1]:.0f}, smoothness 1 or 3",
                              f"{strength}, {edges}, {correlation_length}, {smoothness}")
         self.strength, self.correlation_length, self.smoothness, self.edges = strength, correlation_length, smoothness, edges
-        self.settings |= {"strength": strength, "correlation_length": correlation_length, "smoothness": smoothness, "edges": edges}
+        self.settings |= {"strength": strength, "correlation_length": correlation_length, "smoothness": smoothness,
+                          "edges": edges}
 
     def filled(self, maps: np.ndarray, noise_covariance: np.ndarray, concentration: Tensor) -> SpatialDirichlet:
         """A copy in which what is open is measured, and whose concentration, if that is to be learned, is the one given.
@@ -94,7 +96,7 @@ class SpatialDirichlet(Dirichlet):
         concentration
             `(n_endmembers,)`: of the Dirichlet distribution that pixels follow.
         """
-        given = {name: self.settings[name] for name in ("strength", "correlation_length", "smoothness")}
+        given: dict[str, Any] = {name: self.settings[name] for name in ("strength", "correlation_length", "smoothness")}
         if None in given.values():
             correlations, error = neighbour_correlations(maps, np.trace(noise_covariance))
             if correlations[0] < _SURE * error:
@@ -102,12 +104,18 @@ class SpatialDirichlet(Dirichlet):
             else:
                 measured = fit_field(_behind(correlations, concentration))
             given = {name: measured[name] if value is None else value for name, value in given.items()}
-        values = concentration.tolist() if self.learned else self.settings["concentration"]
+        values = concentration.tolist() if self.learned else self.concentration.tolist()
         edges = self.edges
         if edges is None:
             smooth, mosaic = (SpatialDirichlet(values, **given, edges=share) for share in (0.0, 1.0))
             edges = _measured_edges(smooth, mosaic, maps, noise_covariance, concentration) if given["strength"] > 0 else 0.0
         return SpatialDirichlet(values, self.learned, **given, edges=edges)
+
+    def without_neighbours(self) -> SpatialDirichlet:
+        """A copy of no strength, for scenes whose noise cannot be told from what neighbours have in common; warns of it."""
+        warnings.warn("errors of neighbouring pixels correlate, so that neighbours say little of each other: pixels are taken as "
+                      "independent", UnmixWarning, stacklevel=4)
+        return SpatialDirichlet(self.concentration.tolist(), self.learned, 0.0, 1.0, 1, 0.0)
 
     def draw_map(self, shape: tuple[int, int], concentration: Tensor) -> Tensor:
         """Abundances `(rows, cols, n_endmembers)` of a map, from torch's generator.
@@ -134,10 +142,11 @@ class SpatialDirichlet(Dirichlet):
             scores = strength**0.5 * field + (1 - strength) ** 0.5 * scores
         return torch.softmax(_log_gamma(scores.movedim(0, -1), concentration.cpu()), dim=-1)
 
-    def spectrum(self, side: int) -> np.ndarray:
-        """Variance of each wave `(side, side // 2 + 1)` of a torus of `side` rows and columns, of mean one; `InputError` as above."""
-        strength, length, smoothness, _ = self._known()
-        return strength * _amplitude([side, side], length, smoothness) ** 2 + (1 - strength)
+    def spectrum(self, side: int) -> tuple[np.ndarray, float]:
+        """Variance `(side, side // 2 + 1)` of each wave of the field on a torus of `side` rows and columns, of mean one; and the
+        share of all variance that is that of the smooth field."""
+        strength, length, smoothness, edges = self._known()
+        return strength * _amplitude([side, side], length, smoothness) ** 2 + (1 - strength), strength * (1 - edges)
 
     def _known(self) -> tuple[float, float, int, float]:
         if self.strength is None or self.correlation_length is None or self.smoothness is None or self.edges is None:
@@ -214,8 +223,8 @@ def difference_tail(maps: np.ndarray, noise_covariance: np.ndarray) -> float:
 
 def _measured_edges(smooth: SpatialDirichlet, mosaic: SpatialDirichlet, maps: np.ndarray, noise_covariance: np.ndarray,
                     concentration: Tensor) -> float:
-    """Where `difference_tail` of `maps` stands between that of maps of two priors with noise added: 0 at the one without edges, or
-    within two of its standard deviations, to 1."""
+    """Where `difference_tail` of `maps` stands between that of maps of two priors with noise added: from 0, at the one without
+    edges or within two of its standard deviations, to 1."""
     maps = maps[:_LOOKED_AT, :_LOOKED_AT]
     axes, variance, _ = np.linalg.svd(noise_covariance)
     with torch.random.fork_rng(devices=[]):

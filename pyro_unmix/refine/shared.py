@@ -82,12 +82,12 @@ def is_exact(model: UnmixingModel) -> bool:
 
 
 @torch.no_grad()
-def shared_by_guide(model: UnmixingModel, guide: UnmixingGuide, n_draws: int = 40) -> Shared:
-    """Draws of endmembers and noise from the guide, the concentration of the prior (a `Dirichlet`) and the model's brightness scale."""
+def guide_as_shared(model: UnmixingModel, guide: UnmixingGuide, concentration: Tensor, n_draws: int = 40) -> Shared:
+    """Draws of endmembers and noise from the guide, a `concentration` `(K,)` that is known, and the model's brightness scale."""
     n = torch.Size([n_draws])
-    concentration = model.abundances(model.n_endmembers).concentration.double().expand(n_draws, -1)
     scale = None if model.brightness is None else model.brightness.scale.double().expand(n)
-    return Shared(guide.endmembers().sample(n).double(), guide.noise().sample(n).double(), concentration, scale,
+    return Shared(guide.endmembers().sample(n).double(), guide.noise().sample(n).double(),
+                  concentration.double().expand(n_draws, -1), scale,
                   guide.noise.correlation)
 
 
