@@ -9,6 +9,7 @@ import pickle
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -37,7 +38,7 @@ from pyro_unmix.pairs import (
     pairs_loss,
     simulated,
 )
-from pyro_unmix.priors import Dirichlet
+from pyro_unmix.priors import Dirichlet, Sparse
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.refine.shared import Shared, draw_shared, guide_as_shared, is_exact
@@ -114,6 +115,9 @@ class Trainer:
         return self.model.replace(abundances=Dirichlet(1.0, learned=True))
 
     def _simulate_from(self, shared: Shared) -> None:
+        prior = self.model.abundances
+        if isinstance(prior, Sparse):  # its density near zero is that of a Dirichlet with the concentration of what is absent
+            shared = replace(shared, concentration=torch.full_like(shared.concentration, prior.settings["absent"]))
         self.shared = shared
         self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
         if self.from_prior:
