@@ -155,7 +155,9 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         rms = np.sqrt(np.mean(endmembers**2, axis=1))
         apart = np.sqrt(np.mean((found - endmembers) ** 2, axis=(0, 2)))
         sds = rms * (_JOINT_SD if joint and labels is None else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
-    scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
+    scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, 1.0) * _float(sd)[..., None] for sd in sds])
+    if isinstance(model.endmembers, MVNEndmembers):  # what it believes before the likelihood is seen, bands together
+        scale_tril = model.endmembers.scale_tril.detach().cpu().expand_as(scale_tril).clone()
 
     scatter = brightness_scatter(pixels, endmembers)
     if brightness == "auto":
@@ -276,7 +278,7 @@ def _check_size(pixels: np.ndarray, k: int) -> None:
 
 
 def _moments(prior: dist.TorchDistribution, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means `(n_endmembers, n_bands)` of an endmember prior, and its standard deviation in a band of each endmember."""
+    """Means and standard deviations of an endmember prior, each `(n_endmembers, n_bands)`."""
     try:
         moments = prior.mean, prior.variance
     except NotImplementedError:  # no closed form
@@ -287,7 +289,7 @@ def _moments(prior: dist.TorchDistribution, seed: int) -> tuple[np.ndarray, np.n
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
         raise InputError("an endmember prior with a finite mean and a positive, finite variance", "one without",
                          "for endmembers that are known, give a normal with a small standard deviation")
-    return mean, np.sqrt(variance.mean(axis=1))
+    return mean, np.sqrt(variance)
 
 
 def _whitening(shapes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
