@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Pixels around a pixel that are searched, and around each of two pixels that are compared: a window of 7 and a patch of 3.
 _SEARCH, _PATCH = 3, 1
+# Pixels around a pixel that say what a field is there.
+_REACH = 8
 
 
 class NonLocalMeans(nn.Module):
@@ -48,9 +51,12 @@ class NonLocalMeans(nn.Module):
 
         `reflectance` is finite everywhere; `valid` `(batch, height, width)` says which pixels to use; the others come out zero.
         """
-        maps = torch.einsum("pl,blhw->bphw", self.directions, reflectance - self.mean[:, None, None])
-        counts = valid[:, None].to(maps.dtype)
-        maps = maps * counts
+        counts = valid[:, None].to(reflectance.dtype)
+        maps = torch.einsum("pl,blhw->bphw", self.directions, reflectance - self.mean[:, None, None]) * counts
+        return (torch.einsum("pl,bphw->blhw", self.directions, self._means(maps, counts)) + self.mean[:, None, None]) * counts
+
+    def _means(self, maps: Tensor, counts: Tensor) -> Tensor:
+        """Of the components `maps` `(batch, n_components, height, width)`; `counts` `(batch, 1, height, width)` is 1 or 0."""
         height, width = maps.shape[-2:]
         padded, padded_counts = (F.pad(each, [_SEARCH] * 4) for each in (maps, counts))
         total, weights = torch.zeros_like(maps), torch.zeros_like(counts)
@@ -64,8 +70,48 @@ class NonLocalMeans(nn.Module):
                 apart = _patch_sum(both * (maps - there).square().sum(dim=1, keepdim=True)) / _patch_sum(both).clamp_min(1.0)
                 weight = there_counts * torch.exp(-(apart - expected).clamp_min(0.0) / (0.5 * expected).clamp_min(1e-30))
                 total, weights = total + weight * there, weights + weight
-        means = total / weights.clamp_min(1e-30)
-        return (torch.einsum("pl,bphw->blhw", self.directions, means) + self.mean[:, None, None]) * counts
+        return total / weights.clamp_min(1e-30)
+
+
+class FieldMeans(NonLocalMeans):
+    """Between non-local means, which keep edges, and the mean of a Gaussian field given its noisy pixels, which knows how smooth
+    it is (kriging: Cressie 1993, Statistics for Spatial Data, section 3.2; on a torus, where it is the filter of Wiener 1949).
+
+    Parameters
+    ----------
+    n_bands, n_components
+        As of `NonLocalMeans`.
+    """
+
+    halo = _REACH
+    kernel: Tensor
+    share: Tensor
+
+    def __init__(self, n_bands: int, n_components: int):
+        super().__init__(n_bands, n_components)
+        self.register_buffer("kernel", torch.zeros(n_components, 1, 2 * _REACH + 1, 2 * _REACH + 1))
+        self.register_buffer("share", torch.tensor(0.0))
+
+    def expect(self, pixels: Tensor, spectrum: np.ndarray, share: float) -> FieldMeans:
+        """Let a `share` from 0 to 1 of the means be that of a field.
+
+        Its waves on a square torus have this `spectrum` `(side, side // 2 + 1)`, of mean one; its variance in each component is
+        that of the `pixels` `(n_pixels, n_bands)` without their noise.
+        """
+        variance = ((pixels.double() - self.mean) @ self.directions.double().T).square().mean(dim=0)
+        gain = (variance / self.noise_scale.double().square().clamp_min(1e-30) - 1.0).clamp_min(1e-3)
+        waves = gain[:, None, None] * torch.as_tensor(spectrum)
+        kernel = torch.fft.irfft2(waves / (waves + 1.0), s=[len(spectrum)] * 2).roll((_REACH, _REACH), (1, 2))
+        self.share.fill_(share)
+        self.kernel.copy_(kernel[:, None, : 2 * _REACH + 1, : 2 * _REACH + 1])
+        return self
+
+    def _means(self, maps: Tensor, counts: Tensor) -> Tensor:
+        # Where pixels are missing the others weigh more.
+        near = F.conv2d(counts.expand_as(maps), self.kernel, padding=_REACH, groups=len(self.kernel))
+        total = self.kernel.sum(dim=(2, 3))[None, :, :, None]
+        field = F.conv2d(maps, self.kernel, padding=_REACH, groups=len(self.kernel)) * total / near.clamp_min(0.1 * total)
+        return torch.lerp(super()._means(maps, counts), field, self.share)
 
 
 def _patch_sum(maps: Tensor) -> Tensor:

@@ -238,7 +238,7 @@ def finished(trainer: Trainer, scene: Scene, names: list[str] | None) -> Fit:
         seconds=trainer.seconds,
         calibrated=trainer.config.calibration_steps > 0 and not trainer.interrupted,
         interrupted=trainer.interrupted,
-        shared=trainer.shared,
+        shared=trainer.shared if trainer.exact else None,
     )
 
 

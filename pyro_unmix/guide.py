@@ -161,7 +161,7 @@ class UnmixingGuide(PyroModule):
     @property
     def halo(self) -> int:
         """Pixels of context that a tile needs on every side to be exact."""
-        return max(self.encoder.receptive_field // 2, NonLocalMeans.halo)
+        return max(self.encoder.receptive_field // 2, (self.denoise or NonLocalMeans).halo)
 
     def bind(self, start: Start, *, exact: bool = False) -> UnmixingGuide:
         """A copy made for one scene, standing at its start: what to train. `exact`: it will learn from exact draws."""
@@ -170,8 +170,8 @@ class UnmixingGuide(PyroModule):
         if not hasattr(plan, "head"):
             plan.head = HEADS["simplex-normal" if exact else "dirichlet"]()
         guide = plan.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
-                           denoise=start.denoise is not None, correlated=start.noise_correlation is not None,
-                           mixing=start.mixing)
+                           denoise=None if start.denoise is None else type(start.denoise),
+                           correlated=start.noise_correlation is not None, mixing=start.mixing)
         guide.denoise = copy.deepcopy(start.denoise)
         guide.joint.fill_(start.joint)
         for part in (guide.input, guide.endmembers, guide.noise):
@@ -179,8 +179,8 @@ class UnmixingGuide(PyroModule):
         return guide
 
     def build(
-        self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool, denoise: bool, correlated: bool,
-        mixing: nn.Module,
+        self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool, denoise: type[NonLocalMeans] | None,
+        correlated: bool, mixing: nn.Module,
     ) -> UnmixingGuide:
         """A copy with layers of these sizes, to be filled by `bind` or `load_state_dict`."""
         guide = copy.deepcopy(self)
@@ -189,7 +189,7 @@ class UnmixingGuide(PyroModule):
         guide.head.build(guide.encoder.n_features, n_endmembers)
         guide.mixing = copy.deepcopy(mixing)
         signal = n_directions(mixing, n_endmembers, n_bands)
-        guide.denoise = NonLocalMeans(n_bands, min(signal + 2, n_bands)) if denoise else None
+        guide.denoise = None if denoise is None else denoise(n_bands, min(signal + 2, n_bands))
         guide.brightness = None
         if brightness:
             guide.brightness = BrightnessHead()

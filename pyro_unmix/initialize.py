@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,17 +16,17 @@ from torch import Tensor, nn
 from pyro_unmix.amplitude import BRIGHTNESS, coefficients, spread
 from pyro_unmix.baselines.fcls import nnls
 from pyro_unmix.contenders import archetypes, simplices
-from pyro_unmix.denoise import NonLocalMeans
+from pyro_unmix.denoise import FieldMeans, NonLocalMeans
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.labels import check_labels, labelled_endmembers
-from pyro_unmix.least_squares import constrained, measured
-from pyro_unmix.likelihood import whiten
+from pyro_unmix.least_squares import constrained, least_squares, measured
+from pyro_unmix.likelihood import noise_cholesky, whiten
 from pyro_unmix.mixing import Linear, Mixing, is_open, n_directions
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.noise_structure import band_correlation, smooth_noise
 from pyro_unmix.numerics import one_thread, seeded
-from pyro_unmix.priors import MVNEndmembers, check_endmember_prior, smooth_scale_tril
+from pyro_unmix.priors import MVNEndmembers, SpatialDirichlet, check_endmember_prior, smooth_scale_tril
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.scene import Scene
 from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands
@@ -40,6 +41,9 @@ _BRIGHT = 1.5
 # Prior standard deviation of an endmember in a band, in units of its own root mean square: the spread of the candidates, within
 # these bounds. Where they are drawn jointly with the pixels these will say more, and the prior is to be weak.
 _LEAST_SD, _MOST_SD, _JOINT_SD = 0.01, 0.1, 0.1
+
+# Rows and columns of the torus on which the weights of a field are worked out.
+_TORUS = 128
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class Start:
     mixing: nn.Module
     denoise: NonLocalMeans | None
     joint: bool
+
+    @property
+    def independent_errors(self) -> bool:
+        """Whether pixels err independently of their neighbours: noise is white, or correlates between bands in a known way."""
+        return self.denoise is not None or self.noise_correlation is not None
 
 
 @one_thread()
@@ -156,7 +165,9 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         rms = np.sqrt(np.mean(endmembers**2, axis=1))
         apart = np.sqrt(np.mean((found - endmembers) ** 2, axis=(0, 2)))
         sds = rms * (_JOINT_SD if joint and labels is None else np.clip(apart / rms, _LEAST_SD, _MOST_SD))
-    scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, sd) for sd in sds])
+    scale_tril = torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, 1.0) * _float(sd)[..., None] for sd in sds])
+    if isinstance(model.endmembers, MVNEndmembers):  # what it believes before the likelihood is seen, bands together
+        scale_tril = model.endmembers.scale_tril.detach().cpu().expand_as(scale_tril).clone()
 
     mixing = model.mixing
     if is_open(mixing):
@@ -206,7 +217,15 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         denoise=denoise,
         joint=joint,
     )
+    prior: Any = model.abundances
+    if isinstance(prior, SpatialDirichlet):
+        prior = _measured(prior, scene, start) if start.independent_errors else prior.without_neighbours()
+        if denoise is not None:
+            field_means = FieldMeans(scene.n_bands, len(denoise.directions))
+            field_means.fit(torch.as_tensor(pixels))
+            start = replace(start, denoise=field_means.expect(torch.as_tensor(pixels), *prior.spectrum(_TORUS)))
     filled = model.replace(
+        abundances=prior,
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),
         mixing=mixing,
         brightness=brightness,
@@ -220,6 +239,16 @@ def _solved(pixels: np.ndarray, endmembers: np.ndarray, brightness: bool, mixing
     """`least_squares.constrained`, to the end."""
     abundances, factor = constrained(torch.as_tensor(pixels), torch.as_tensor(endmembers), brightness, mixing, iterations=1000)
     return abundances.numpy(), factor.numpy()
+
+
+def _measured(prior: SpatialDirichlet, scene: Scene, start: Start) -> SpatialDirichlet:
+    """The prior, with what unconstrained least squares, before any denoising, say of how neighbours resemble each other."""
+    found = least_squares(torch.as_tensor(scene.pixels()), start.endmembers,
+                          noise_cholesky(start.noise_scale, start.noise_correlation), brightness=start.brightness is not None,
+                          mixing=start.mixing)
+    maps = np.full((*scene.shape[:2], found.free.shape[1]), np.nan)
+    maps[scene.mask.values] = found.free.numpy()
+    return prior.filled(maps, found.covariance.double().mean(dim=0).numpy(), concentration_of(start.abundances))
 
 
 def _whitened(pixels: np.ndarray, noise_cholesky: Tensor | None) -> np.ndarray:
@@ -277,7 +306,7 @@ def _check_unit(pixels: np.ndarray, mixing: nn.Module) -> None:
 
 
 def _moments(prior: dist.TorchDistribution, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means `(n_endmembers, n_bands)` of an endmember prior, and its standard deviation in a band of each endmember."""
+    """Means and standard deviations of an endmember prior, each `(n_endmembers, n_bands)`."""
     try:
         moments = prior.mean, prior.variance
     except NotImplementedError:  # no closed form
@@ -288,7 +317,7 @@ def _moments(prior: dist.TorchDistribution, seed: int) -> tuple[np.ndarray, np.n
     if not (np.isfinite(mean).all() and np.isfinite(variance).all() and (variance > 0).all()):
         raise InputError("an endmember prior with a finite mean and a positive, finite variance", "one without",
                          "for endmembers that are known, give a normal with a small standard deviation")
-    return mean, np.sqrt(variance.mean(axis=1))
+    return mean, np.sqrt(variance)
 
 
 def _whitening(shapes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from pyro_unmix.distributions import mean_of
 from pyro_unmix.errors import InputError
 from pyro_unmix.guide import UnmixingGuide
+from pyro_unmix.initialize import Start
 from pyro_unmix.model import UnmixingModel
+from pyro_unmix.priors import LogisticNormal, Sparse, SpatialDirichlet
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling, whole
@@ -105,6 +107,56 @@ class PosteriorScenes:
         cholesky, noise = self.shared.noise_cholesky(number).to(mean), torch.randn_like(mean)
         noise = cholesky * noise if cholesky.ndim == 1 else noise @ cholesky.T
         return _remade(tiles, mean + noise, abundances, brightness)
+
+
+def pairs_from_prior(model: UnmixingModel, start: Start) -> bool:
+    """Whether a guide is to learn from truth that is drawn from the abundance prior (`PriorScenes`).
+
+    From a `SpatialDirichlet` of any strength, since truth drawn pixel by pixel, given its own spectrum, would teach that
+    neighbours say nothing of each other; from `Sparse` and `LogisticNormal`, since SVI's guide draws no abundances as near zero
+    as theirs. Only where pixels err independently: else spectra are made as no scene has them, and means that learn from them
+    leave their place.
+    """
+    prior = model.abundances
+    wanted = isinstance(prior, (Sparse, LogisticNormal)) or (isinstance(prior, SpatialDirichlet) and bool(prior.strength))
+    return wanted and start.independent_errors
+
+
+class PriorScenes:
+    """Scenes drawn from the priors, each given one draw of what pixels share, on the tiles of the scene fitted.
+
+    Parameters
+    ----------
+    model
+        Whose abundance prior is drawn from: whole maps of a `SpatialDirichlet`, pixel by pixel of others.
+    shared
+        Draws of endmembers, noise, concentrations and brightness scale.
+    tiling, tiles_per_batch
+        Where: on so many tiles in a call, chosen at random by torch's generator.
+    """
+
+    def __init__(self, model: UnmixingModel, shared: Shared, tiling: Tiling, tiles_per_batch: int):
+        self.model, self.shared, self.tiling, self.tiles_per_batch = model, shared, tiling, tiles_per_batch
+
+    @torch.no_grad()
+    def __call__(self) -> Pairs:
+        """As `simulated`."""
+        shared, number = self.shared, int(torch.randint(len(self.shared), ()))
+        tiles = self.tiling.batch(torch.randperm(len(self.tiling))[: self.tiles_per_batch].tolist())
+        n_tiles, *shape = tiles.valid.shape
+        prior = self.model.abundances
+        if isinstance(prior, SpatialDirichlet):
+            maps = [prior.draw_map((shape[0], shape[1]), shared.concentration[number]) for _ in range(n_tiles)]
+            abundances = torch.stack(maps).to(tiles.reflectance)[tiles.valid]
+        else:
+            abundances = prior(self.model.n_endmembers).sample(torch.Size([int(tiles.valid.sum())]))
+        abundances = abundances.clamp_min(_LEAST)
+        brightness = None
+        if self.model.brightness is not None:
+            brightness = self.model.brightness.prior().sample(torch.Size([len(abundances)]))
+        endmembers, noise_scale = (each[number].to(abundances) for each in (shared.endmembers, shared.noise_scale))
+        mean = _lit(self.model.mixing(abundances, endmembers), brightness)
+        return _remade(tiles, self.model.noise.likelihood(mean, noise_scale).sample(), abundances, brightness)
 
 
 class SimulatedScenes:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_unmix.components import describe, restore
+from pyro_unmix.denoise import FieldMeans, NonLocalMeans
 from pyro_unmix.errors import InputError
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.guide import UnmixingGuide
@@ -112,8 +113,10 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
         model = _restore_model(config, state["model"], model)
         if guide is None or not hasattr(guide, "head"):  # a head left open was chosen when the scene was seen
             guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
+        denoisers = {"denoise.kernel": FieldMeans, "denoise.mean": NonLocalMeans}
+        denoise = next((kind for name, kind in denoisers.items() if name in state["guide"]), None)
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
-                            brightness=model.brightness is not None, denoise="denoise.mean" in state["guide"],
+                            brightness=model.brightness is not None, denoise=denoise,
                             correlated="noise.correlation" in state["guide"], mixing=model.mixing)
         guide.load_state_dict(state["guide"])
         return Fit(

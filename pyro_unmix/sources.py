@@ -40,7 +40,7 @@ class GuideSource:
         self.fit = fit
         self.calibrated = fit.calibrated
         exact = fit.config.sampling_steps > 0 and bool(fit.guide.joint) and is_exact(fit.model)
-        self.learned = exact or fit.model.evidence > 0
+        self.learned = exact or fit.shared is not None or fit.model.evidence > 0
 
     @torch.no_grad()
     def piece(self, tiles: Tiles, rows: np.ndarray, cols: np.ndarray, seed: int) -> Piece:

@@ -9,6 +9,7 @@ import pickle
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,9 +28,20 @@ from pyro_unmix.io.files import atomic_path
 from pyro_unmix.least_squares import LeastSquares
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import seeded
-from pyro_unmix.pairs import LabelledPixels, Pairs, PosteriorScenes, labels_error, pairs_loss, simulated
+from pyro_unmix.pairs import (
+    LabelledPixels,
+    Pairs,
+    PosteriorScenes,
+    PriorScenes,
+    labels_error,
+    pairs_from_prior,
+    pairs_loss,
+    simulated,
+)
+from pyro_unmix.priors import Dirichlet, Sparse
 from pyro_unmix.progress import StageProgress
-from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
+from pyro_unmix.refine.concentration import concentration_of
+from pyro_unmix.refine.shared import Shared, draw_shared, guide_as_shared, is_exact
 from pyro_unmix.scene import Scene
 from pyro_unmix.tiles import Tiles, Tiling
 
@@ -50,9 +62,10 @@ class Trainer:
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
         self.model = copy.deepcopy(model).to(device)  # its parts may be the caller's
         self.mse_weight = mse_weight
-        self.exact = start.joint and config.sampling_steps > 0 and is_exact(model)
+        self.start, self.from_prior = start, pairs_from_prior(model, start)
+        self.exact = start.joint and config.sampling_steps > 0 and is_exact(self._dirichlet())
         # Not in training mode, in which Pyro warns of parameters that are held.
-        self.guide = guide.bind(start, exact=self.exact or pairs is not None).to(device).eval()
+        self.guide = guide.bind(start, exact=self.exact or self.from_prior or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
         self.pairs = pairs if labels is None or self.exact else LabelledPixels(self.tiling, config.tiles_per_step)
@@ -70,7 +83,7 @@ class Trainer:
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
-        if stage == "svi" and (self.exact or self.model.least_squares_is_mode):
+        if stage == "svi" and (self.exact or self.from_prior or self.model.least_squares_is_mode):
             self.guide.head.hold()
         if stage == "calibrate":
             self.guide.calibrate(exact=self.pairs is not None)
@@ -79,22 +92,37 @@ class Trainer:
         self.optimizer = torch.optim.Adam(trained, lr=self.config.learning_rate)
 
     def _prepare_calibration(self) -> None:
-        """What to simulate from: exact draws where there are, else the guide as it is now."""
+        """What to simulate from: exact draws or the prior where that is possible, else the guide as it is now."""
         self.source = copy.deepcopy(self.guide)  # it must not follow what is being trained on it
+        if self.pairs is None and self.from_prior and not self.exact:
+            with seeded(self.seed):
+                self._simulate_from(guide_as_shared(self.model, self.guide, concentration_of(self.start.abundances)))
         if self.pairs is None and self.exact and self.config.calibration_steps:
             began = time.perf_counter()
             self.bar.stage("sample", self.config.sampling_steps)
             # A chain of many small steps, each on a few pixels: no work for a GPU.
-            model, guide = copy.deepcopy(self.model).cpu(), copy.deepcopy(self.guide).cpu()
+            model, guide = copy.deepcopy(self._dirichlet()).cpu(), copy.deepcopy(self.guide).cpu()
             with seeded(self.seed):
                 self._simulate_from(draw_shared(model, guide, self.scene, steps=self.config.sampling_steps,
                                                 on_step=self.bar.advance))
             self.bar.finish()
             self.seconds["sample"] = time.perf_counter() - began
 
+    def _dirichlet(self) -> UnmixingModel:
+        """The model by which what pixels share is drawn; where truth comes from another law than Dirichlet, with the nearest."""
+        if not self.from_prior or isinstance(self.model.abundances, Dirichlet):
+            return self.model
+        return self.model.replace(abundances=Dirichlet(1.0, learned=True))
+
     def _simulate_from(self, shared: Shared) -> None:
+        prior = self.model.abundances
+        if isinstance(prior, Sparse):  # its density near zero is that of a Dirichlet with the concentration of what is absent
+            shared = replace(shared, concentration=torch.full_like(shared.concentration, prior.settings["absent"]))
         self.shared = shared
         self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
+        if self.from_prior:
+            self.pairs = PriorScenes(self.model, shared, self.tiling, self.config.tiles_per_step)
+            return
         with seeded(self.seed):  # so that a training that goes on has the scenes it had
             self.pairs = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
 

@@ -9,9 +9,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pyro_unmix.errors import InputError
 from pyro_unmix.least_squares import constrained
 from pyro_unmix.pieces import Drawn
 from pyro_unmix.predictive import log_likelihood
+from pyro_unmix.priors import SpatialDirichlet
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.sampling import Draws
 from pyro_unmix.refine.shared import draw_shared, is_exact
@@ -164,6 +166,9 @@ class Reweighted(DrawnSource):
 
 def best_source(fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress) -> DrawnSource:
     """What brings a fit closest to its posterior. Random numbers are those of torch's global generator."""
+    if isinstance(fit.model.abundances, SpatialDirichlet) and fit.model.abundances.strength:
+        raise InputError("a prior under which pixels are independent", f"a spatial one of {fit.model.abundances.strength:.2f}",
+                         "draws of single pixels would forget their neighbours: use fit.posterior(scene)")
     if is_exact(fit.model) and fit.guide.joint:
         return Exact(fit, scene, n_shared, n_draws, bar)
     # Noise that is denoised is white, and leaves too little in residuals to draw from.

@@ -81,6 +81,16 @@ def is_exact(model: UnmixingModel) -> bool:
     return model.endmembers.of_one_kernel
 
 
+@torch.no_grad()
+def guide_as_shared(model: UnmixingModel, guide: UnmixingGuide, concentration: Tensor, n_draws: int = 40) -> Shared:
+    """Draws of endmembers and noise from the guide, a `concentration` `(K,)` that is known, and the model's brightness scale."""
+    n = torch.Size([n_draws])
+    scale = None if model.brightness is None else model.brightness.scale.double().expand(n)
+    return Shared(guide.endmembers().sample(n).double(), guide.noise().sample(n).double(),
+                  concentration.double().expand(n_draws, -1), scale,
+                  guide.noise.correlation)
+
+
 def draw_shared(model: UnmixingModel, guide: UnmixingGuide, scene: Scene, *, n_draws: int = 40, steps: int = 1250,
                 on_step: Callable[[], None] | None = None) -> Shared:
     """Draws of endmembers, noise, concentrations and the scale of brightness, jointly with the pixels of a scene.
