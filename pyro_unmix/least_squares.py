@@ -130,13 +130,15 @@ def tangent(mixing: nn.Module, abundances: Tensor, endmembers: Tensor) -> Tensor
 
     f(z) + (e_k - z) . df/dz. That of s f(z), as a function of s z, is touched by the same.
     """
-    corners = torch.eye(len(endmembers), dtype=abundances.dtype, device=abundances.device)
-
-    def towards(corner: Tensor) -> Tensor:
-        mixed, slope = torch.func.jvp(lambda z: mixing(z, endmembers), (abundances,), (corner - abundances,))[:2]
-        return mixed + slope
-
-    return torch.stack([towards(corner) for corner in corners], dim=1)
+    with torch.enable_grad():
+        at = abundances.detach().requires_grad_()
+        mixed = mixing(at, endmembers.detach())
+        # Backwards is the transpose of df/dz; as a function of what it is applied to, its own transpose is df/dz.
+        applied_to = torch.zeros_like(mixed, requires_grad=True)
+        back, = torch.autograd.grad(mixed, at, applied_to, create_graph=True)
+        corners = torch.eye(len(endmembers), dtype=at.dtype, device=at.device)
+        slopes = [torch.autograd.grad(back, applied_to, corner - at.detach(), retain_graph=True)[0] for corner in corners]
+    return torch.stack([mixed.detach() + slope for slope in slopes], dim=1)
 
 
 def _linear(pixels: Tensor, endmembers: Tensor, brightness: bool, iterations: int) -> tuple[Tensor, Tensor]:
