@@ -60,8 +60,8 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
         config["evaluation"] = evaluation.to_dict()
     with atomic_path(folder / "weights.pt") as path:
         torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
-                    **{name: None if part is None else vars(part) for name, part in
-                       (("shared", fit.shared), ("simulated", fit.simulated))}}, path)
+                    "shared": None if fit.shared is None else vars(fit.shared),
+                    **({} if fit.simulated is None else {"simulated": vars(fit.simulated)})}, path)
     with atomic_path(folder / "history.csv") as path:
         fit.history.to_csv(path, index=False)
     with atomic_path(folder / "config.json") as path:

@@ -71,6 +71,13 @@ class Discrepancies(NamedTuple):
         middle, extreme = np.quantile(np.sqrt((white**2).mean(axis=1)), (0.5, _EXTREME))
         return cls(float(middle), float(extreme), purity, spread(np.log(np.maximum(brightness, 1e-12))))
 
+    @classmethod
+    @torch.no_grad()
+    def drawn(cls, fit: Fit, scene: Scene) -> Discrepancies:
+        """With one draw of every pixel, by torch's generator, for its posterior: the purity is a mean over many, and the same."""
+        abundances = fit.guide.pixels(whole(scene))[0].sample().double()
+        return cls.of(fit, scene, abundances.square().sum(dim=1).mean().item())
+
 
 @dataclass(frozen=True)
 class Simulated:
@@ -87,15 +94,10 @@ class Simulated:
     shading: Tensor
 
     @classmethod
-    @torch.no_grad()
     def of(cls, fit: Fit, scenes: Callable[[int], Scene], seed: int) -> Simulated:
-        """Of `SCENES` new scenes. One draw of every pixel stands for its posterior: purity is a mean over many."""
-        found = []
+        """Of `SCENES` new scenes."""
         with seeded(seed):
-            for each in torch.randint(2**31, (SCENES,)).tolist():
-                scene = scenes(each)
-                drawn = fit.guide.pixels(whole(scene))[0].sample().double()
-                found.append(Discrepancies.of(fit, scene, drawn.square().sum(dim=1).mean().item()))
+            found = [Discrepancies.drawn(fit, scenes(each)) for each in torch.randint(2**31, (SCENES,)).tolist()]
         return cls(*torch.tensor(found, dtype=torch.float64).T.contiguous())
 
     def findings(self, fit: Fit, scene: Scene, maps: Maps) -> list[Finding]:
