@@ -25,6 +25,7 @@ from pyro_unmix.posterior import Posterior
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.scene import Scene
+from pyro_unmix.simulator_check import Simulated
 from pyro_unmix.training import Trainer
 
 _HISTORY = ["step", "stage", "elbo_loss", "guide_loss", "gradient_norm", "seconds"]
@@ -119,6 +120,8 @@ class Fit:
         True where training was stopped by Ctrl-C.
     shared
         Draws of endmembers and what else pixels share, from their joint posterior, where there are exact draws.
+    simulated
+        How simulated scenes look that a transferred guide was not trained on. None: it was not transferred.
     """
 
     model: UnmixingModel
@@ -133,6 +136,7 @@ class Fit:
     calibrated: bool = False
     interrupted: bool = False
     shared: Shared | None = None
+    simulated: Simulated | None = None
 
     def __post_init__(self):
         self.names = endmember_names(self.names, self.model.n_endmembers)

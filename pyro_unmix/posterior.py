@@ -235,7 +235,8 @@ class Posterior:
     def findings(self) -> list[Finding]:
         """What is wrong, what to do, and last whether intervals can be trusted (`diagnostics.findings`).
 
-        Of scenes of more than 40,000 pixels, rows spread over them are looked at.
+        Of scenes of more than 40,000 pixels, rows spread over them are looked at. A guide from `transfer` compares the scene with
+        simulated ones that it was not trained on.
         """
         return self._findings(self._maps((0.5,)))
 
@@ -264,11 +265,14 @@ class Posterior:
 
     def _findings(self, maps: Maps) -> list[Finding]:
         model, common, prior_sd = self._fit.model, self._source.common(), None
-        if self._source.learned and isinstance(model.endmembers, MVNEndmembers):
+        simulated = self._fit.simulated
+        # A transferred guide has not learned endmembers from this scene.
+        if simulated is None and self._source.learned and isinstance(model.endmembers, MVNEndmembers):
             prior_sd = model.endmembers(model.n_endmembers, self.scene.n_bands).stddev
             known = prior_sd.mean(dim=1) < _KNOWN * common.endmembers.square().mean(dim=1).sqrt()
             prior_sd = prior_sd.masked_fill(known[:, None], torch.inf)  # what is known cannot be narrowed
-        found = questions.verdict(model, self.scene, maps, common, prior_sd, self._names)
+        departures = None if simulated is None else simulated.findings(self._fit, self.scene, maps)
+        found = questions.verdict(model, self.scene, maps, common, prior_sd, self._names, departures)
         return found if self._source.calibrated else [*found[:-1], *questions.UNCALIBRATED]
 
     def _coords(self) -> dict:

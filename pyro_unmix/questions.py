@@ -20,7 +20,7 @@ from pyro_unmix.pieces import Common, Maps
 from pyro_unmix.scene import Scene
 
 # Pixels that are looked at for findings, and rows that stay together so that neighbours can be compared.
-_LOOKED_AT, _TOGETHER = 40_000, 4
+LOOKED_AT, _TOGETHER = 40_000, 4
 # How far an endmember may be off, in standard deviations.
 _REACH = 3.0
 
@@ -65,21 +65,21 @@ def checks(model: UnmixingModel, scene: Scene, maps: Maps, common: Common) -> Ch
         noise = model.noise.cholesky(common.noise_scale.double()).numpy()
     except NotImplementedError as error:
         raise InputError("noise of a known covariance", type(model.noise).__name__, "give it a method 'cholesky'") from error
-    return check_residuals(scene, maps.mean, maps.brightness, _moved(scene, maps, common, noise), noise)
+    lit = (maps.mean if maps.brightness is None else maps.brightness[..., None] * maps.mean)[scene.mask.values]
+    mean, sd = (each.double().numpy() for each in (common.endmembers, common.endmember_sd))
+    return check_residuals(scene, maps.mean, maps.brightness, moved(scene.pixels(), lit, mean, sd, noise), noise)
 
 
-def _moved(scene: Scene, maps: Maps, common: Common, noise: np.ndarray) -> np.ndarray:
-    """The mean of the endmembers `(K, L)` given the mean abundances and, as a prior, what is known of the endmembers.
+def moved(pixels: np.ndarray, lit: np.ndarray, mean: np.ndarray, sd: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The mean of the endmembers `(K, L)` given abundances times brightness `(n, K)` of `pixels` `(n, L)` and, as a prior, their
+    `mean` and `sd`.
 
     They are learned from fewer pixels than are looked at, and even of the right model many pixels show an error that is as large
     as its standard deviation says. Band by band, as in Bayesian linear regression (Bishop 2006, Pattern Recognition and Machine
     Learning, eq. 3.50), and no farther than an error may go.
     """
-    mean, sd = (each.double().numpy() for each in (common.endmembers, common.endmember_sd))
     variance = (noise**2).sum(axis=1) if noise.ndim == 2 else noise**2
-    x = maps.mean if maps.brightness is None else maps.brightness[..., None] * maps.mean
-    x = x[scene.mask.values]
-    gram, target = x.T @ x, scene.pixels().T.astype(np.float64) @ x
+    gram, target = lit.T @ lit, pixels.T.astype(np.float64) @ lit
     precision = gram / variance[:, None, None] + np.eye(len(mean)) / np.maximum(sd.T**2, 1e-24)[:, :, None]
     error = (target - mean.T @ gram) / variance[:, None]
     shift = np.linalg.solve(precision, error[..., None])[..., 0].T
@@ -87,9 +87,9 @@ def _moved(scene: Scene, maps: Maps, common: Common, noise: np.ndarray) -> np.nd
 
 
 def verdict(model: UnmixingModel, scene: Scene, maps: Maps, common: Common, prior_sd: Tensor | None,
-            names: Sequence[str]) -> list[Finding]:
+            names: Sequence[str], departures: Sequence[Finding] | None = None) -> list[Finding]:
     """`findings` of a scene; of rows spread over it where it is large. `prior_sd` is that of the endmembers, None where they are
-    held."""
+    held; `departures` as there."""
     rows = spread_rows(scene.shape)
     if rows is not None:
         scene = _rows_of(scene, *rows)
@@ -100,14 +100,14 @@ def verdict(model: UnmixingModel, scene: Scene, maps: Maps, common: Common, prio
         return [Finding("best effort", f"Residuals could not be looked at: {error}.", "Intervals are a best effort.")]
     restated = float((common.noise_scale / model.noise.scale).median())
     sds = {} if prior_sd is None else {"endmember_sd": common.endmember_sd.numpy(), "endmember_prior_sd": prior_sd.numpy()}
-    return findings(found, names=names, noise_restated=restated, **sds)
+    return findings(found, names=names, noise_restated=restated, departures=departures, **sds)
 
 
 def spread_rows(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray] | None:
     """Rows of a large scene in groups of neighbours, and whether each is looked at: the last of a group only keeps it apart from
     the next. None: all of them."""
     n_rows, n_cols, _ = shape
-    groups = max(1, _LOOKED_AT // (n_cols * _TOGETHER))
+    groups = max(1, LOOKED_AT // (n_cols * _TOGETHER))
     if n_rows <= groups * (_TOGETHER + 1):
         return None
     first = np.linspace(0, n_rows - _TOGETHER - 1, groups).astype(int)

@@ -30,6 +30,7 @@ from pyro_unmix.posterior import Posterior
 from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.report import write_report
+from pyro_unmix.simulator_check import Simulated
 
 _PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise")
 
@@ -60,7 +61,8 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
         config["evaluation"] = evaluation.to_dict()
     with atomic_path(folder / "weights.pt") as path:
         torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
-                    "shared": None if fit.shared is None else vars(fit.shared)}, path)
+                    "shared": None if fit.shared is None else vars(fit.shared),
+                    **({} if fit.simulated is None else {"simulated": vars(fit.simulated)})}, path)
     with atomic_path(folder / "history.csv") as path:
         fit.history.to_csv(path, index=False)
     with atomic_path(folder / "config.json") as path:
@@ -132,6 +134,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             calibrated=config["calibrated"],
             interrupted=config["interrupted"],
             shared=Shared(**state["shared"]) if state.get("shared") else None,
+            simulated=Simulated(**state["simulated"]) if state.get("simulated") else None,
         )
     except (KeyError, TypeError, RuntimeError) as error:  # a name that is missing, a value or a shape that does not fit
         raise InputError("a config.json and a weights.pt of one fit", f"'{folder}', where they do not belong together",

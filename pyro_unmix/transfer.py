@@ -21,6 +21,7 @@ from pyro_unmix.pairs import Pairs, SimulatedScenes
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.scene import Scene
+from pyro_unmix.simulator_check import Simulated
 from pyro_unmix.training import Trainer
 
 # Scenes that say what law abundances follow, and how far spectra are from the mixtures of the endmembers.
@@ -47,7 +48,7 @@ def transfer(
     By maximum likelihood of the truth, log q(abundances | spectra): simulation-based inference, whose guide is that of the
     simulator's posterior (Papamakarios and Murray 2016, NeurIPS, "Fast epsilon-free inference of simulation models with Bayesian
     conditional density estimation"; Le, Baydin and Wood 2017, AISTATS, "Inference compilation"). What it says of a real scene is
-    as good as the simulator: `post.findings()` looks at what it leaves of the scene.
+    as good as the simulator: `post.findings()` compares the scene with simulated ones that are drawn once the guide is trained.
 
     Parameters
     ----------
@@ -103,7 +104,10 @@ def transfer(
         trainer.guide.head.learn_prior(concentration.float().to(device))
         trainer.seconds["initialize"] = time.perf_counter() - began
         trainer.run()
-    return finished(trainer, first, names)
+    fit = finished(trainer, first, names)
+    if fit.calibrated:
+        fit.simulated = Simulated.of(fit, scenes, seed + 1)  # not the scenes of training, whose seeds come from `seed`
+    return fit
 
 
 def misfit(pairs: list[Pairs], endmembers: Tensor, mixing: nn.Module) -> LowRankNoise:

@@ -37,6 +37,7 @@ guide
 refine
 pairs pieces predictive diagnostics
 sources questions
+simulator_check
 training posterior ways
 fit
 transfer

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import pyro_unmix as pu
+from pyro_unmix import simulator_check
 from pyro_unmix.experiments import sensitivity as sensitivity_module
 from pyro_unmix.experiments.minerals import HELD_OUT, minerals_on, scores, train
 from pyro_unmix.experiments.sensitivity import run_sensitivity
@@ -18,6 +19,14 @@ from pyro_unmix.plot.sensitivity import sensitivity
 
 pytestmark = pytest.mark.skipif(not os.environ.get("PYRO_UNMIX_DATA"), reason="no folder of scenes")
 FEW = ["Alunite", "Muscovite", "Sphene"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes_to_compare_with():
+    """What they are for: test_simulator_check."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator_check, "SCENES", 3)
+        yield
 
 
 @pytest.fixture(scope="module")

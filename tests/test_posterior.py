@@ -322,7 +322,7 @@ def test_errors_that_were_expected_are_no_finding(fitted, rows, monkeypatch):
     truth, z = made.reference.endmembers.values, made.reference.abundances.values
     noisy = pu.Scene(z @ truth + 0.01 * random.standard_normal((rows, 20, L)), abundances=z, endmembers=truth)
     posterior = fitted.posterior(noisy)
-    monkeypatch.setattr(questions, "_LOOKED_AT", 2000)
+    monkeypatch.setattr(questions, "LOOKED_AT", 2000)
     assert (questions.spread_rows(noisy.shape) is None) == (rows == 30)
     sd = 0.01 * truth.mean()
     error = sd * random.standard_normal(truth.shape)

@@ -10,6 +10,7 @@ import torch
 from short_fits import same, weights
 
 import pyro_unmix as pu
+from pyro_unmix import simulator_check
 from pyro_unmix.amplitude import coefficients
 from pyro_unmix.baselines.fcls import fcls
 from pyro_unmix.mixing import Fan, Linear
@@ -41,6 +42,14 @@ TRUTH = np.stack([scene.reference.abundances.values for scene in HOLD_OUT])
 
 def trained(steps=60, *, model=MODEL, make=scenes, guide="cnn", head="auto", **options):
     return pu.transfer(model, make, guide=pu.UnmixingGuide(guide, head), steps=steps, config=CONFIG, progress=False, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_scenes_to_compare_with():
+    """What they are for: test_simulator_check."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator_check, "SCENES", 3)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ class Finding:
 
     `name` is "bands correlated", "pixels correlated", "endmember missing", "noise too small", "noise too large",
     "noise restated", "noise depends on signal", "brightness ignored", "abundances off", "endmember not needed" or
-    "endmember not identified"; of the last finding, "trusted" or "best effort".
+    "endmember not identified"; of a transferred guide "noise not as simulated", "pixels not as simulated", "abundances not as
+    simulated" or "brightness not as simulated"; of the last finding, "trusted" or "best effort".
     """
 
     name: str
@@ -39,7 +40,8 @@ class Finding:
 
 
 def findings(checks: Checks, *, noise_restated: float | None = None, endmember_sd: Array | None = None,
-             endmember_prior_sd: Array | None = None, names: Sequence[str] | None = None) -> list[Finding]:
+             endmember_prior_sd: Array | None = None, names: Sequence[str] | None = None,
+             departures: Sequence[Finding] | None = None) -> list[Finding]:
     """What is wrong with an unmixing, what to mend first, and last whether its intervals can be trusted.
 
     Where findings begin was chosen on simulated scenes with the true endmembers and least-squares abundances, and counted on
@@ -61,6 +63,9 @@ def findings(checks: Checks, *, noise_restated: float | None = None, endmember_s
         endmembers are held on purpose. An infinite one before: the spectrum is known, and the scene need not show it.
     names
         `(K,)`, of the endmembers.
+    departures
+        In what the scene differs from simulated ones (`simulator_check`), where a guide learned from these. It takes the place of
+        what residuals say of noise and mixture: noise that one simulator's scenes share does not describe each of them.
 
     Raises
     ------
@@ -73,8 +78,10 @@ def findings(checks: Checks, *, noise_restated: float | None = None, endmember_s
     if len(names) != k or (sds and (len(sds) != 2 or sds[0].shape != sds[1].shape or len(sds[0]) != k)):
         raise InputError(f"{k} names, and both or none of two standard deviations ({k}, L)",
                          f"{len(names)} names and shapes {[each.shape for each in sds]}")
-    wrong = [*_noise_findings(checks), *_mixture_findings(checks)]
-    if wrong:
+    wrong = [*_noise_findings(checks), *_mixture_findings(checks)] if departures is None else list(departures)
+    if departures is not None:
+        last = _of_simulated(bool(wrong))
+    elif wrong:
         last = Finding("best effort", "The residuals are not what the model says they are.",
                        "Intervals are a best effort: mend what is named here first, then look again.")
     else:
@@ -82,6 +89,15 @@ def findings(checks: Checks, *, noise_restated: float | None = None, endmember_s
                        "Intervals can be trusted, given the endmembers: an error of theirs within the space that they span "
                        "leaves no trace in residuals.")
     return [*wrong, *_restated(noise_restated), *_endmember_findings(checks, names, sds), last]
+
+
+def _of_simulated(differs: bool) -> Finding:
+    if differs:
+        return Finding("best effort", "The scene is not like those that the guide was trained on.",
+                       "Intervals are a best effort: mend the simulation in what is named here first, then look again.")
+    return Finding("trusted", "The scene looks like those that the guide was trained on.",
+                   "Intervals can be trusted as far as the simulation can: a material of which there is little, or that looks "
+                   "like mixtures of the others, goes unnoticed.")
 
 
 def _noise_findings(checks: Checks) -> Iterator[Finding]:
