@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import xarray as xr
@@ -16,7 +17,7 @@ from pyro_unmix.io.grids import cube_of
 
 # EMIT's groups: what it says of bands, and of the place of pixels.
 _BANDS, _LOCATION = "sensor_band_parameters", "location"
-_OPTIONS = {"decode_times": False, "decode_coords": "all"}
+_OPTIONS: dict[str, Any] = {"decode_times": False, "decode_coords": "all"}
 
 
 @contextmanager
