@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 import typer
 import xarray as xr
@@ -22,8 +23,9 @@ from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
-from pyro_unmix.io import open_reference, open_scene, save_scene
+from pyro_unmix.io import WATER_VAPOUR, open_reference, open_scene, save_scene
 from pyro_unmix.io.files import make_folder
+from pyro_unmix.io.summary_files import check_output
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
@@ -43,11 +45,14 @@ datasets_app = typer.Typer(help="Benchmark scenes and spectral libraries by name
 app.add_typer(datasets_app, name="datasets")
 out = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold brackets, and paths must stay in one piece
 
-SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="A .npz or .mat file, or the name of a benchmark scene.")]
+SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="A .npz, .mat, .tif, .nc, .zarr or ENVI file, or the name "
+                                                   "of a benchmark scene.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write to; made if missing.")]
 Seed = Annotated[int, typer.Option("--seed", help="Same seed, same result.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at once; seconds are comparable only with 1.")]
+KeepWater = Annotated[bool, typer.Option("--keep-water", help="Keep the bands of a sensor's file at 1340 to 1460 and 1790 to "
+                                         "1960 nm, where water vapour absorbs.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
 
@@ -87,9 +92,11 @@ def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> Non
 
 
 @app.command()
-def info(scene: SceneArgument) -> None:
-    """Say what is in a scene."""
-    opened = _open(scene)
+def info(scene: SceneArgument, keep_water: KeepWater = False) -> None:
+    """Say what is in a scene, and what of its file is left out."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UnmixWarning)
+        opened = _open(scene, keep_water)
     rows, cols, bands = opened.shape
     pixels = opened.pixels()
     table = Table(show_header=False, box=None)
@@ -109,6 +116,10 @@ def info(scene: SceneArgument) -> None:
     if opened.reference is not None:
         names = ", ".join(map(str, opened.reference.endmember.values))
         table.add_row("reference", f"{', '.join(map(str, opened.reference))} of {names}")
+    if "spatial_ref" in opened.reflectance.coords:
+        table.add_row("georeference", _georeference(opened))
+    for note in notes:
+        table.add_row("note", str(note.message))
     out.print(table)
 
 
@@ -129,11 +140,12 @@ def fit(
     device: Annotated[Device | None, typer.Option(help="Where to train; auto takes a GPU if there is one.")] = None,
     draws: Annotated[int, typer.Option(min=0, help="Draws to keep in draws.nc, an ArviZ file.")] = 0,
     resume: Annotated[bool, typer.Option(help="Go on with a fit that was killed.")] = False,
+    keep_water: KeepWater = False,
 ) -> None:
     """Fit a scene and write the run folder: summary.nc, config.json, weights.pt, history.csv, report.html."""
     settings = FitConfig.from_dict(_read_toml(config) if config else {})
     settings = settings if device is None else replace(settings, device=device)
-    opened = _open(scene)
+    opened = _open(scene, keep_water)
     make_folder(out_folder)
     checkpoint = out_folder / "checkpoint.pt"
     if resume and not checkpoint.exists() and _holds_finished_fit(out_folder):
@@ -163,13 +175,13 @@ def fit(
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fit.")],
     scene: SceneArgument,
-    out_file: Annotated[Path, typer.Option("--out", help="File to write: .nc.")],
+    out_file: Annotated[Path, typer.Option("--out", help="File to write: .nc or .zarr; maps alone: .tif or .hdr (ENVI).")],
 ) -> None:
-    """Unmix another scene of the same sensor with a trained guide: no training."""
-    if out_file.suffix != ".nc":
-        raise InputError("an output file ending in .nc", f"'{out_file.name}'")
+    """Unmix another scene of the same sensor with a trained guide: no training. Maps keep its georeference."""
+    out_file = check_output(out_file)
     make_folder(out_file.parent)
-    load_fit(folder).posterior(_open(scene)).save(out_file)
+    fitted = load_fit(folder)
+    fitted.posterior(_open(scene, wavelengths=fitted.wavelengths)).save(out_file)
     out.print(f"wrote {out_file}")
 
 
@@ -358,10 +370,17 @@ def _version(show: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit()
 
 
-def _open(scene: str) -> Scene:
+def _open(scene: str, keep_water: bool = False, *, wavelengths: np.ndarray | None = None) -> Scene:
     if not Path(scene).exists() and scene in datasets.dataset_names():
         return datasets.load_dataset(scene)
-    return open_scene(scene)
+    return open_scene(scene, drop=() if keep_water else WATER_VAPOUR, wavelengths=wavelengths)
+
+
+def _georeference(scene: Scene) -> str:
+    about = scene.reflectance.spatial_ref.attrs
+    name = about.get("projected_crs_name", about.get("geographic_crs_name", "an unnamed reference system"))
+    x, y = scene.reflectance.x.values, scene.reflectance.y.values
+    return f"{name}, x {x.min():.10g} to {x.max():.10g}, y {y.min():.10g} to {y.max():.10g}"
 
 
 def _open_library(library: str) -> SpectralLibrary:

@@ -19,7 +19,7 @@ from pyro_unmix import predictive, questions
 from pyro_unmix.diagnostics.findings import Finding
 from pyro_unmix.diagnostics.residuals import Checks
 from pyro_unmix.errors import InputError
-from pyro_unmix.io.files import atomic_path
+from pyro_unmix.io.summary_files import check_output, write_summary
 from pyro_unmix.library import SpectralLibrary
 from pyro_unmix.numerics import one_thread
 from pyro_unmix.pieces import Maps, Piece, derived
@@ -143,8 +143,17 @@ class Posterior:
         return to_arviz({group: make[group]() for group in groups})
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the summary to a NetCDF file, whole or not at all."""
-        write_netcdf(self.summary(), path)
+        """Write the summary, whole or not at all: `.nc` or `.zarr`, or its maps as `.tif` or `.hdr` (ENVI).
+
+        Maps keep the georeference of the scene.
+
+        Raises
+        ------
+        InputError
+            Another extension, a package that the format needs is missing, or a place that cannot be written to.
+        """
+        path = check_output(path)
+        write_summary(self.summary(), path)
 
     @one_thread()
     def exceedance(self, threshold: float) -> xr.DataArray:
@@ -299,13 +308,6 @@ def _positions(part: np.ndarray, index: np.ndarray) -> np.ndarray:
     place = np.full(max(part.max(), index.max()) + 1, -1)
     place[part] = np.arange(len(part))
     return place[index]
-
-
-def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike) -> None:
-    """Write a dataset, compressed, whole or not at all."""
-    encoding = {name: {"zlib": True, "complevel": 4} for name in dataset.data_vars}
-    with atomic_path(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
 
 
 def _check_bands(fit: Fit, scene: Scene) -> None:

@@ -25,6 +25,8 @@ class Scene:
     wavelengths
         `(bands,)` in nanometres. Micrometres are converted, with a warning. Need not be sorted: sensors whose detectors
         overlap are not.
+    fwhm
+        `(bands,)`, the full widths at half maximum of the bands in nanometres, where they are known.
     mask
         `(y, x)`, True where the pixel is to be used. Pixels with a value that is not finite, and pixels without data
         (the same value, zero or negative, in every band), are masked with a warning that counts them.
@@ -37,7 +39,7 @@ class Scene:
     Raises
     ------
     InputError
-        Wrong shape, no usable pixel, a band without any finite value, wavelengths of the wrong length.
+        Wrong shape, no usable pixel, a band without any finite value, wavelengths or widths of the wrong length.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Scene:
         image: np.ndarray | xr.DataArray,
         *,
         wavelengths: Sequence[float] | np.ndarray | None = None,
+        fwhm: Sequence[float] | np.ndarray | None = None,
         mask: np.ndarray | None = None,
         abundances: np.ndarray | None = None,
         endmembers: np.ndarray | None = None,
@@ -59,12 +62,15 @@ class Scene:
             image = image.transpose("y", "x", "wavelength")
             if wavelengths is None and image.wavelength.attrs.get("units", "nm") != "1":
                 wavelengths = image.wavelength.values if "wavelength" in image.coords else None
+            if fwhm is None and "fwhm" in image.coords:
+                fwhm = image.fwhm.values
             kept = {key: coord for key, coord in image.coords.items() if "wavelength" not in coord.dims}
         else:
             kept = {}
         values = _check_image(np.asarray(image))
         rows, cols, n_bands = values.shape
         wavelengths = _check_wavelengths(wavelengths, values.shape)
+        fwhm = _check_widths(fwhm, n_bands)
         use = _check_mask(mask, values, wavelengths)
 
         if wavelengths is None:
@@ -72,6 +78,8 @@ class Scene:
         else:
             band = ("wavelength", wavelengths, {"units": "nm", "long_name": "wavelength"})
         coords = {"y": np.arange(rows), "x": np.arange(cols), **kept, "wavelength": band}
+        if fwhm is not None:
+            coords["fwhm"] = ("wavelength", fwhm, {"units": "nm", "long_name": "full width at half maximum"})
         self.name = name
         self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), coords=coords, name="reflectance")
         self.mask = xr.DataArray(use, dims=("y", "x"), coords={k: v for k, v in self.reflectance.coords.items()
@@ -98,6 +106,11 @@ class Scene:
         """`(bands,)` in nanometres, or None where the scene does not know them."""
         band = self.reflectance.wavelength
         return None if band.attrs.get("units") == "1" else band.values
+
+    @property
+    def fwhm(self) -> np.ndarray | None:
+        """`(bands,)`, full widths at half maximum in nanometres, or None where the scene does not know them."""
+        return self.reflectance.fwhm.values if "fwhm" in self.reflectance.coords else None
 
     def pixels(self) -> np.ndarray:
         """The pixels in use, `(n_pixels, bands)`, row by row."""
@@ -153,6 +166,16 @@ def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray |
                       "and converted to nanometres", UnmixWarning, stacklevel=3)
         wavelengths = wavelengths * 1000.0
     return wavelengths
+
+
+def _check_widths(fwhm, n_bands: int) -> np.ndarray | None:
+    if fwhm is None:
+        return None
+    fwhm = np.asarray(fwhm, dtype=np.float64).ravel()
+    if len(fwhm) != n_bands or not (np.isfinite(fwhm) & (fwhm > 0)).all():
+        raise InputError(f"{n_bands} positive widths of bands (fwhm) in nanometres", f"{len(fwhm)} numbers"
+                         + (", some of them not positive" if len(fwhm) == n_bands else ""), "leave them out if they are unknown")
+    return fwhm
 
 
 def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:

@@ -67,7 +67,7 @@ NEVER: list[tuple[set[str], set[str], set[str]]] = [
     (all_but("cli"), {"typer"}, set()),
     (all_but("plot", "report"), {"matplotlib"}, set()),
     (CALCULATING_ROOMS, {f"pyro_unmix.{room}" for room in ("io", "plot", "report", "arviz", "cli")}, set()),
-    ({"posterior", "training", "fit"}, {"pyro_unmix.io"}, {"pyro_unmix.io.files"}),
+    ({"posterior", "training", "fit"}, {"pyro_unmix.io"}, {"pyro_unmix.io.files", "pyro_unmix.io.summary_files"}),
 ]
 
 

@@ -1,9 +1,11 @@
 """Read and write scenes: the format is chosen by the extension, one module a format.
 
-A format is a module with `read_scene(path, variant)` and `read_reference(paths, size, variant)`. Both return a dict
-with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`, and what a
-simulation adds, `brightness`), arrays in the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`,
+A format of prepared scenes is a module with `read_scene(path, variant)` and `read_reference(paths, size, variant)`. Both
+return a dict with the names of the `.npz` contract (`image`, `wavelengths`, `mask`, `abundances`, `endmembers`, `names`, and
+what a simulation adds, `brightness`), arrays in the order of the contract: `(rows, columns, bands)`, `(rows, columns, k)`,
 `(k, bands)`. A new format is one such module and one line in `_FORMATS`.
+
+A sensor's format is a module with `open_cube(path)` (`pyro_unmix.io.cubes`) and one line in `_CUBES`.
 """
 
 from __future__ import annotations
@@ -17,25 +19,33 @@ import numpy as np
 import xarray as xr
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.io import matlab, npz
+from pyro_unmix.io import envi, geotiff, matlab, netcdf, npz, zarr
+from pyro_unmix.io.bands import WATER_VAPOUR
+from pyro_unmix.io.cubes import scene_parts
+from pyro_unmix.io.library_files import Intervals
 from pyro_unmix.scene import Scene, check_reference
 
-__all__ = ["open_reference", "open_scene", "save_scene"]
+__all__ = ["WATER_VAPOUR", "open_reference", "open_scene", "save_scene"]
 
 _FORMATS: dict[str, ModuleType] = {".npz": npz, ".mat": matlab}
+_CUBES: dict[str, ModuleType] = {".hdr": envi, ".tif": geotiff, ".tiff": geotiff, ".nc": netcdf, ".zarr": zarr,
+                                 **dict.fromkeys(envi.ENDINGS, envi)}
 
 PathLike = str | os.PathLike
 
 
 def open_scene(path: PathLike, *, reference: PathLike | Sequence[PathLike] = (), variant: str = "",
-               mask: np.ndarray | None = None) -> Scene:
+               mask: np.ndarray | None = None, drop: Intervals = WATER_VAPOUR, wavelengths: np.ndarray | None = None) -> Scene:
     """Open a hyperspectral scene.
 
     Parameters
     ----------
     path
         The file: `.npz` (`image` and the other names of the contract) or `.mat` (the layouts that public unmixing
-        scenes come in, version 7.3 included). Numbers stay in the unit of the file.
+        scenes come in, version 7.3 included), prepared scenes of which bands and numbers stay as they are. Or what sensors
+        write: ENVI (the `.hdr` or the file beside it), GeoTIFF (`.tif`), NetCDF (`.nc`, EMIT's included), `.zarr`. Of these,
+        numbers become reflectance by the scale that the file states, bands that it marks as bad are left out, pixels
+        without data are masked, and the georeference is kept.
     reference
         The file or files that hold the reference abundances and endmembers, where they are kept apart from the image;
         they take the place of a reference inside `path`.
@@ -43,19 +53,36 @@ def open_scene(path: PathLike, *, reference: PathLike | Sequence[PathLike] = (),
         Another reference of an `.npz`, by its suffix: "alt" takes `abundances_alt`, "4" takes `abundances4`.
     mask
         `(rows, columns)`, True where the pixel is to be used, in place of the file's own.
+    drop
+        Of a sensor's file, intervals of wavelengths (nm, ends included) to leave out; by default those in which water vapour
+        absorbs, 1340 to 1460 and 1790 to 1960 nm. `()` keeps them.
+    wavelengths
+        Of a sensor's file, take the bands at these wavelengths (nm) and no others: those of a fit, to unmix another scene.
 
     Raises
     ------
     InputError
-        No such file, unknown format or layout, a damaged file, arrays whose shapes do not agree.
+        No such file, a package that the format needs is missing, unknown format or layout, a damaged file, arrays whose shapes
+        do not agree.
     """
     path = _existing(path)
     reference = _existing_all(reference)
-    parts = _format(path).read_scene(path, "" if reference else variant)
+    bands: np.ndarray | slice = slice(None)
+    if (sensor := _sensor_format(path)) is not None:
+        _refuse_variant(variant, reference, path)
+        with sensor.open_cube(path) as cube:
+            parts = scene_parts(cube, drop, wavelengths)
+            bands = parts.pop("bands")
+            n_bands = cube.shape[2]
+    else:
+        parts = _format(path).read_scene(path, "" if reference else variant)
+        n_bands = np.shape(parts["image"])[-1]
     if reference:
         # A reference may know a grid of its own; the wavelengths of a scene are those of its image.
-        parts = {name: parts[name] for name in ("image", "wavelengths", "mask") if name in parts}
+        parts = {name: parts[name] for name in ("image", "wavelengths", "fwhm", "mask") if name in parts}
         parts |= _read_reference(reference, np.shape(parts["image"])[:2], variant)
+        if np.shape(parts.get("endmembers", ()))[1:] == (n_bands,):
+            parts["endmembers"] = np.asarray(parts["endmembers"])[:, bands]  # of all bands of the file
     if mask is not None:
         parts["mask"] = mask
     return Scene(**parts, name=path.stem)
@@ -124,15 +151,33 @@ def _existing_all(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 def _existing(path: PathLike) -> Path:
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise InputError(f"a file ({', '.join(_FORMATS)})", f"'{path}', which is a folder" if path.is_dir() else
+    if not path.is_file() and not (path.is_dir() and path.suffix.lower() == ".zarr"):
+        raise InputError(f"a file ({_known()})", f"'{path}', which is a folder" if path.is_dir() else
                          f"'{path}', which does not exist", "check the path")
     return path
+
+
+def _sensor_format(path: Path) -> ModuleType | None:
+    """The module of a sensor's format. Images of ENVI may be called anything, and are known by the header beside them."""
+    suffix = path.suffix.lower()
+    if suffix not in _CUBES and suffix not in _FORMATS and envi.has_header(path):
+        return envi
+    return _CUBES.get(suffix)
 
 
 def _format(path: Path) -> ModuleType:
     try:
         return _FORMATS[path.suffix.lower()]
     except KeyError:
-        raise InputError(f"a file of a known format ({', '.join(_FORMATS)})", f"'{path.name}'",
+        raise InputError(f"a file of a known format ({_known()})", f"'{path.name}'",
                          "convert it, or build a Scene from its array") from None
+
+
+def _known() -> str:
+    return ", ".join([*_FORMATS, *_CUBES])
+
+
+def _refuse_variant(variant: str, reference: list[Path], path: Path) -> None:
+    if variant and not reference:
+        raise InputError("no variant: a sensor's file holds no reference", f"variant '{variant}' of '{path.name}'",
+                         "give the file of the reference as reference=")

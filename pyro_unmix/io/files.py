@@ -31,6 +31,33 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; what it holds when the block ends well takes its place beside `path`.
+
+    For formats of several files, or of a folder. Files and folders of the same names are replaced.
+
+    Raises
+    ------
+    InputError
+        As `atomic_path`.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=make_folder(path.parent), prefix=f".{path.stem}.") as name:
+        folder, old = Path(name) / "new", Path(name) / "old"
+        folder.mkdir()
+        old.mkdir()
+        yield folder
+        try:
+            for made in sorted(folder.iterdir(), reverse=True):
+                target = path.parent / made.name
+                if made.is_dir() and target.is_dir():
+                    os.replace(target, old / made.name)  # a folder can only be renamed to where none is
+                os.replace(made, target)
+        except OSError as error:
+            raise InputError("a writable output", f"'{path}': {error.strerror}", "choose another place") from error
+
+
 def make_folder(folder: str | os.PathLike) -> Path:
     """Make `folder` if it is missing and prove that it can be written to.
 

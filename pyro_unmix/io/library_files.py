@@ -15,14 +15,11 @@ import numpy as np
 
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.io import csv_library, envi_library, matlab_library, npz
+from pyro_unmix.io.reflectance import scale_by_size
 
 _READERS = {".npz": npz.read_library, ".mat": matlab_library.read_library, ".csv": csv_library.read_library,
             ".sli": envi_library.read_library, ".hdr": envi_library.read_library}
 Intervals = Sequence[tuple[float, float]]
-
-# Scales are told by the maximum of a typical spectrum: in half a library something reflects a twentieth of the light, and nothing
-# five times the light that falls on it. Between these ranges, and beyond, a value could mean anything.
-_PERCENT, _TEN_THOUSANDTHS = (5.0, 120.0), (500.0, 20_000.0)
 
 
 def read_library(path: Path, drop: Intervals = ()) -> dict:
@@ -81,12 +78,7 @@ def _reflectance(spectra: np.ndarray, scale: float | None) -> np.ndarray:
     if scale is not None and scale != 1:
         return spectra / scale
     brightest = np.where(np.isfinite(spectra), spectra, 0.0).max(axis=1, initial=0.0)
-    typical = float(np.median(brightest[brightest > 0])) if (brightest > 0).any() else 0.0
-    said = f"a typical spectrum reaches {typical:.4g}"
-    for name, (low, high), scale in (("percent", _PERCENT, 100.0), ("ten-thousandths", _TEN_THOUSANDTHS, 10_000.0)):
-        if low < typical <= high:
-            warnings.warn(f"{said}: taken as {name} of reflectance and divided by {scale:.0f}", UnmixWarning, stacklevel=5)
-            return spectra / scale
-    if typical > _PERCENT[0]:
-        warnings.warn(f"{said}, no known scale of reflectance: left as it is", UnmixWarning, stacklevel=5)
-    return spectra
+    scale, said = scale_by_size(brightest)
+    if said:
+        warnings.warn(said, UnmixWarning, stacklevel=5)
+    return spectra / scale

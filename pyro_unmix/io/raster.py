@@ -1,0 +1,85 @@
+"""Rasters read and written by GDAL: what GeoTIFF and ENVI images have in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from pyro_unmix.errors import InputError, UnmixWarning
+from pyro_unmix.io.cubes import Cube, readable, row_blocks
+from pyro_unmix.io.extras import needed
+from pyro_unmix.io.georeference import coordinates, reference_system, transform_of
+
+
+@contextmanager
+def opened(path: Path, driver: str, what: str, **settings: str) -> Iterator[Any]:
+    """The file in rasterio, read by this driver alone: GDAL would else follow a file of another format to wherever it points.
+
+    `settings` are GDAL's.
+    """
+    rasterio = needed("rasterio")
+    with readable(path, what), rasterio.Env(**settings):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            file = rasterio.open(path, driver=driver)
+        with file:
+            if not all(np.dtype(kind).kind in "iuf" for kind in file.dtypes):
+                raise InputError("an image of real numbers", f"'{path.name}' of {file.dtypes[0]}", "convert it")
+            yield file
+
+
+def cube(file: Any, **parts: Any) -> Cube:
+    """A `Cube` of an open file; `parts` are what its format says of the bands, and take the place of what GDAL says."""
+    window = needed("rasterio").windows.Window
+    scales, offsets = np.array(file.scales), np.array(file.offsets)
+
+    def read(rows: slice, bands: np.ndarray) -> np.ndarray:
+        part = file.read([int(band) + 1 for band in bands], window=window(0, rows.start, file.width, rows.stop - rows.start),
+                         masked=True)
+        values = np.moveaxis(part.astype(np.float64).filled(np.nan), 0, -1)
+        return values * scales[bands] + offsets[bands]
+
+    rows, cols, n_bands = file.height, file.width, file.count
+    return Cube(**{"shape": (rows, cols, n_bands), "read": read, "bad": np.zeros(n_bands, bool), "block": file.block_shapes[0][0],
+                   "scaled": bool((scales != 1).any()), "coords": coordinates(file.crs, file.transform, rows, cols)} | parts)
+
+
+def write_maps(summary: xr.Dataset, path: Path, driver: str, **options: Any) -> None:
+    """The maps of a summary as bands with names, NaN where there is no data, on the very grid of the scene."""
+    rasterio = needed("rasterio")
+    bands = named_maps(summary)
+    rows, cols = bands[0][1].shape
+    crs, transform = reference_system(summary), transform_of(summary)
+    if transform is None:
+        warnings.warn(f"the scene is not on a regular grid on the ground: '{path.name}' is written without a georeference",
+                      UnmixWarning, stacklevel=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        file = rasterio.open(path, "w", driver=driver, width=cols, height=rows, count=len(bands), dtype="float32", nodata=np.nan,
+                             crs=crs, transform=transform, **options)
+    with file:
+        for number, (name, _) in enumerate(bands, start=1):
+            file.set_band_description(number, name)
+        file.update_tags(**{name: str(value) for name, value in summary.attrs.items()})
+        for block in row_blocks(rows, cols * len(bands), 512):
+            file.write(np.stack([values.values[block] for _, values in bands]).astype(np.float32),
+                       window=rasterio.windows.Window(0, block.start, cols, block.stop - block.start))
+
+
+def named_maps(summary: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
+    """Every map `(y, x)` of a summary with a name: "alunite mean", "alunite sd", "alunite q05", ..., "reconstruction rmse"."""
+    found = []
+    for endmember in summary.endmember.values:
+        of_it = summary.sel(endmember=endmember)
+        found += [(f"{endmember} mean", of_it.abundance_mean), (f"{endmember} sd", of_it.abundance_sd)]
+        found += [(f"{endmember} q{100 * level:02.0f}", of_it.abundance_quantile.sel(quantile=level))
+                  for level in summary["quantile"].values]
+    found += [(name.replace("_", " "), summary[name]) for name in ("reconstruction_rmse", "brightness_mean", "khat")
+              if name in summary]
+    return [(name, values.transpose("y", "x")) for name, values in found]

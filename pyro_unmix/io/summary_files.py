@@ -1,0 +1,50 @@
+"""Write summaries: the format is chosen by the extension, one module a format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import xarray as xr
+
+from pyro_unmix.errors import InputError
+from pyro_unmix.io import envi, geotiff, netcdf, zarr
+from pyro_unmix.io.extras import needed
+
+# The function that writes, and the packages it needs.
+_WRITERS: dict[str, tuple[Callable[[xr.Dataset, Path], None], tuple[str, ...]]] = {
+    ".nc": (netcdf.write_summary, ()), ".zarr": (zarr.write_summary, ("zarr",)),
+    ".tif": (geotiff.write_summary, ("rasterio", "rioxarray")), ".tiff": (geotiff.write_summary, ("rasterio", "rioxarray")),
+    ".hdr": (envi.write_summary, ("rasterio", "rioxarray")), ".img": (envi.write_summary, ("rasterio", "rioxarray"))}
+
+
+def write_summary(summary: xr.Dataset, path: str | os.PathLike) -> None:
+    """Write a summary, whole or not at all.
+
+    `.nc` and `.zarr` hold all of it. `.tif` and `.hdr` (with its `.img`) hold the maps, as bands with names, on the grid of the
+    scene; a band is NaN where a pixel is masked.
+
+    Raises
+    ------
+    InputError
+        As `check_output`, or a place that cannot be written to.
+    """
+    path = check_output(path)
+    _WRITERS[path.suffix.lower()][0](summary, path)
+
+
+def check_output(path: str | os.PathLike) -> Path:
+    """What can be known to fail before the work that leads to a summary is done.
+
+    Raises
+    ------
+    InputError
+        Another extension, or a package is missing.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in _WRITERS:
+        raise InputError(f"an output file ending in {', '.join(_WRITERS)}", f"'{path.name}'")
+    for package in _WRITERS[path.suffix.lower()][1]:
+        needed(package)
+    return path
