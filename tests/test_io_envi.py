@@ -71,7 +71,8 @@ def test_what_gdal_writes_is_read_whatever_its_sidecar_says(tmp_path):
     with write_raster(tmp_path / "gdal.bsq", reflectance().astype("f4"), driver="ENVI", nodata=-9999) as file:
         for number, nm in enumerate(NM, start=1):
             file.set_band_description(number, f"band {number} ({nm:g} Nanometers)")
-    (tmp_path / "gdal.bsq.aux.xml").write_text("<PAMDataset><PAMRasterBand band='1'><Scale>7</Scale></PAMRasterBand></PAMDataset>")
+    sidecar = "<PAMDataset><PAMRasterBand band='1'><Scale>7</Scale></PAMRasterBand></PAMDataset>"
+    (tmp_path / "gdal.bsq.aux.xml").write_text(sidecar)
     scene = opened(tmp_path / "gdal.bsq")
     np.testing.assert_allclose(scene.reflectance.values, reflectance()[:, :, DRY], rtol=1e-6)
     np.testing.assert_array_equal(scene.wavelengths, NM[DRY])

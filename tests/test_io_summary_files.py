@@ -69,7 +69,8 @@ def test_maps_are_bands_with_names_on_the_grid_of_the_scene(tmp_path, summary, e
     np.testing.assert_array_equal(bands[f"{second} mean"], summary.abundance_mean[:, :, 1])
     np.testing.assert_array_equal(bands[f"{first} q95"], summary.abundance_quantile[2, :, :, 0])
     assert np.isnan(bands["reconstruction rmse"][1, 1])
-    assert {path.name for path in (tmp_path / "out").iterdir()} == ({"maps.tif"} if ending == ".tif" else {"maps.hdr", "maps.img"})
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == ({"maps.tif"} if ending == ".tif" else {"maps.hdr", "maps.img"})
 
 
 def test_a_geotiff_is_cloud_optimised_with_overviews_and_says_what_made_it(tmp_path):
@@ -80,7 +81,8 @@ def test_a_geotiff_is_cloud_optimised_with_overviews_and_says_what_made_it(tmp_p
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tmp_path / "maps.tif") as file:
-            assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and file.overviews(1)[:1] == [2] and file.block_shapes[0] == (512, 512)
+            assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and file.overviews(1)[:1] == [2]
+            assert file.block_shapes[0] == (512, 512)
             assert file.tags()["program"] == "pyro_unmix" and file.tags()["seed"] == "3" and file.crs is None
             np.testing.assert_array_equal(file.read(1), large.abundance_mean[:, :, 0])
 
