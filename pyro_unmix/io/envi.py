@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,11 @@ def write_summary(summary: xr.Dataset, path: Path) -> None:
     # In a header a comma ends a name, and braces end the list of them.
     names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in summary.endmember.values]
     with atomic_folder(path) as folder, needed("rasterio").Env(**_HEADER_ALONE):
-        raster.write_maps(summary.assign_coords(endmember=names), folder / path.with_suffix(".img").name, "ENVI")
+        made = folder / path.with_suffix(".img").name
+        raster.write_maps(summary.assign_coords(endmember=names), made, "ENVI")
+        header = made.with_suffix(".hdr")
+        # GDAL describes the file by its path, here a temporary one.
+        header.write_text(re.sub(r"\{[^}]*\}", f"{{{made.name}}}", header.read_text(), count=1))
 
 
 def _checked_shape(header: dict[str, str], header_path: Path, data_path: Path) -> tuple[int, int, int]:

@@ -22,4 +22,4 @@ def needed(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise InputError(f"the package {package}, which this format needs", "an environment without it",
-                         f"pip install 'pyro_unmix[{_EXTRAS[package]}]'") from error
+                         f"pip install 'pyro_unmix[{_EXTRAS[package.split('.')[0]]}]'") from error

@@ -44,7 +44,7 @@ def transform_of(maps: xr.Dataset) -> Any:
 
     It is the very one of the file, number by number, moved by whole pixels where the maps are a part of it.
     """
-    affine = needed("affine").Affine
+    affine = needed("rasterio.transform").Affine
     x, y = (np.asarray(maps[dim].values, dtype=np.float64) for dim in ("x", "y"))
     stated = maps.spatial_ref.attrs.get("GeoTransform") if "spatial_ref" in maps.coords else None
     if stated is not None:

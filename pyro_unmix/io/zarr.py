@@ -28,9 +28,11 @@ def open_cube(path: Path) -> Iterator[Cube]:
         raise InputError("a Zarr store", f"'{path.name}', a folder without {', '.join(_MARKS)}", "check the path")
     with readable(path, "a Zarr store"):
         there = _bytes(path)
-        for _, array in zarr.open_group(path, mode="r").arrays():
-            check_size(array.shape, array.dtype.itemsize, there, path)
-        with xr.open_zarr(path, chunks=None, decode_times=False, decode_coords="all") as dataset:
+        for part in sorted(folder for folder in path.iterdir() if folder.is_dir()):
+            if isinstance(array := zarr.open(str(part), mode="r"), zarr.Array):
+                check_size(array.shape, array.dtype.itemsize, there, path)
+        # Each array's own description, not a copy of them all at the root, which may say something else.
+        with xr.open_zarr(path, chunks=None, consolidated=False, decode_times=False, decode_coords="all") as dataset:
             yield cube_of(dataset, path)
 
 
