@@ -40,7 +40,7 @@ training posterior ways
 fit
 transfer
 components plot arviz refined
-report benchmark
+report benchmark compare
 experiments
 run_folder
 experiments
