@@ -24,7 +24,7 @@ from pyro_unmix.transfer import transfer
 __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
     "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder",
-    "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "compare", "evaluate", "fit",
-    "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene", "plot",
+    "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "compare", "evaluate",
+    "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene", "plot",
     "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "whole",
 ]

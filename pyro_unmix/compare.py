@@ -39,7 +39,7 @@ _FEW, _TOGETHER = 0.05, 0.1
 
 @one_thread()
 def compare(fits: Sequence[Fit], scene: Scene, *, names: Sequence[str] | None = None, held_out: np.ndarray | None = None,
-            shared_draws: int = 200, draws: int = 200, seed: int = 0) -> pd.DataFrame:
+            shared_draws: int = 100, draws: int = 200, seed: int = 0) -> pd.DataFrame:
     """Models by how well each predicts the spectrum of a pixel from all other pixels, best first.
 
     A pixel is one observation. Its density is that of its whole spectrum, its own abundances and brightness integrated out, given
@@ -136,8 +136,8 @@ class _Score:
 
     def doubts(self) -> Iterator[Finding]:
         if self.bad > _FEW:
-            yield Finding("heavy tails", f"Of {100 * self.bad:.0f} % of the pixels leave-one-out rests on a few draws: k-hat is above "
-                          f"{self.worst_khat:.2f}.", "Ask for more shared draws, or hold pixels out.")
+            yield Finding("heavy tails", f"Of {100 * self.bad:.0f} % of the pixels leave-one-out rests on a few draws: k-hat is "
+                          f"above {self.worst_khat:.2f}.", "Ask for more shared draws, or hold pixels out.")
         lost = float((self.effective < _EFFECTIVE).mean())
         if lost > _FEW:
             yield Finding("integral not reached", f"The guide misses the posterior of {100 * lost:.0f} % of the pixels.",
@@ -244,7 +244,7 @@ def _doubts_of_difference(behind: np.ndarray, scored: np.ndarray) -> Iterator[Fi
     if len(behind) > 1 and behind.std() > 0:
         together = neighbour_correlation((behind - behind.mean())[:, None], scored)
         if together > _TOGETHER:
-            yield Finding("difference correlated", f"What neighbouring pixels say of the difference correlates by {together:.2f}.",
+            yield Finding("difference correlated", f"What neighbours say of the difference correlates by {together:.2f}.",
                           "They are fewer witnesses than pixels: its standard error is too small.")
 
 

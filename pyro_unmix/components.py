@@ -22,7 +22,7 @@ def describe(part: nn.Module | None) -> dict | None:
     if part is None:
         return None
     settings = getattr(part, "settings", None)
-    if type(part).__module__ not in {home.__name__ for home in _HOMES} or settings is None:
+    if not any(_lives_in(home, type(part)) for home in _HOMES) or settings is None:
         return {"custom": type(part).__name__}
     return {"class": type(part).__name__, **settings}
 
@@ -40,9 +40,13 @@ def restore(description: dict | None) -> Any:
     settings = dict(description)
     name = settings.pop("class", None)
     kinds = {key: kind for home in _HOMES for key, kind in vars(home).items()
-             if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__ == home.__name__}
+             if isinstance(kind, type) and issubclass(kind, nn.Module) and _lives_in(home, kind)}
     try:
         return kinds[name](**settings)
     except (KeyError, TypeError) as error:
         raise InputError("a part that this version can make", f"{description}",
                          "give the model or guide that was fitted to load_fit(folder, model=..., guide=...)") from error
+
+
+def _lives_in(home: ModuleType, kind: type) -> bool:
+    return kind.__module__ == home.__name__ or kind.__module__.startswith(home.__name__ + ".")

@@ -63,6 +63,8 @@ class Start:
     joint
         Whether what pixels share may be drawn jointly with them: the noise is white, or correlates over bands in a known way and
         not over pixels, and the abundances look Dirichlet.
+    degrees_of_freedom
+        Of readings that are Student-t by themselves; None where they are not.
     """
 
     endmembers: Tensor
@@ -76,6 +78,7 @@ class Start:
     log_norm: Tensor
     denoise: NonLocalMeans | None
     joint: bool
+    degrees_of_freedom: float | None = None
 
 
 @one_thread()
@@ -154,7 +157,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         brightness = PixelBrightness(max(scatter, 1e-3))
     denoise = None
     cleaned = pixels
-    if white and correlation is None:
+    if white and correlation is None and noise.elliptical:
         denoise = NonLocalMeans(scene.n_bands, min(k + 2, scene.n_bands)).fit(torch.as_tensor(pixels))
         tiles = whole(scene)
         cleaned = tiles.select(denoise(tiles.reflectance, tiles.valid)).double().numpy()
@@ -170,7 +173,8 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     if model.noise is None and correlation is not None:
         noise_scale = noise.scale.double().numpy()
     if torch.isnan(noise.scale).any():
-        noise = noise.filled(noise_scale, floor=1e-4 * rms)
+        noise = noise.measured(residual, floor=1e-4 * rms)
+        noise_scale = noise.scale.double().numpy()
     evidence = model.evidence
     if evidence is None and model.endmembers is None:
         evidence = 0.0  # this scene made the prior and would be counted twice
@@ -191,6 +195,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         log_norm=_float(np.array([log_norm.mean(), max(log_norm.std(), 1e-3)])),
         denoise=denoise,
         joint=joint,
+        degrees_of_freedom=None if noise.elliptical else noise.settings["degrees_of_freedom"],
     )
     filled = model.replace(
         endmembers=model.endmembers if model.endmembers is not None else MVNEndmembers(start.endmembers, scale_tril),

@@ -12,6 +12,8 @@ from pyro_unmix.likelihood import PixelLikelihood
 
 # Ridge on the correlations of the endmembers: two of one spectrum cannot be told apart, and nothing else must break.
 _RIDGE = 1e-9
+# Of least squares, to tell readings that are off.
+_ROUNDS = 12
 
 
 class LeastSquares(NamedTuple):
@@ -62,6 +64,21 @@ def least_squares(pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor, *,
         covariance = (inverse - gain[:, None] * inverse.sum(dim=0)).expand(len(free), -1, -1)
     dtype = pixels.dtype
     return LeastSquares(abundances, total, free.to(dtype), covariance.to(dtype))
+
+
+def pulled_in(pixels: Tensor, endmembers: Tensor, scale: Tensor, degrees_of_freedom: Tensor, brightness: bool) -> Tensor:
+    """`pixels` `(n, L)` with single readings that are off brought near to what the others say.
+
+    Their constrained least squares are the most probable abundances under Student-t noise of `scale` `(L,)` that is independent
+    over bands: the method of modified residuals of Huber and Ronchetti (2009), Robust Statistics, section 7.8.
+    """
+    near = pixels
+    for _ in range(_ROUNDS):
+        abundances, factor = constrained(near, endmembers, brightness)
+        mean = factor[:, None] * (abundances @ endmembers)
+        residual = pixels - mean
+        near = mean + residual / (1.0 + (residual / scale).square() / degrees_of_freedom)
+    return near
 
 
 def constrained(pixels: Tensor, endmembers: Tensor, brightness: bool) -> tuple[Tensor, Tensor]:

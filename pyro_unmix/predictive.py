@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_unmix.likelihood import PixelLikelihood
 from pyro_unmix.mixing import Linear
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.noise import DiagonalNoise, LowRankNoise, SmoothNoise
+from pyro_unmix.noise import DiagonalNoise, LowRankNoise, PixelScaleNoise, SmoothNoise
 from pyro_unmix.numerics import seeded
 
 # Spectra worked on at a time: 30 MB where there are 200 bands.
@@ -27,10 +27,13 @@ def log_likelihood(model: UnmixingModel, pixels: Tensor, endmembers: Tensor, noi
                    brightness: Tensor | None) -> Tensor:
     """Log density of `pixels` `(n, L)` given draws of their abundances `(n_draws, n, K)` and brightness `(n_draws, n)`.
 
-    Returns `(n_draws, n)`. Where mixing is linear and the noise Gaussian its cost does not depend on the number of bands.
+    Returns `(n_draws, n)`. Where mixing is linear and the noise normal, or that of pixels, its cost does not depend on the number of bands.
     """
+    x = abundances if brightness is None else brightness[..., None] * abundances
+    if isinstance(model.mixing, Linear) and type(model.noise) is PixelScaleNoise:
+        normal = PixelLikelihood.of(pixels, endmembers, model.noise.scales(noise_scale)).log_prob(x)
+        return model.noise.of_normal(normal, noise_scale)
     if isinstance(model.mixing, Linear) and type(model.noise) in (DiagonalNoise, SmoothNoise, LowRankNoise):
-        x = abundances if brightness is None else brightness[..., None] * abundances
         return PixelLikelihood.of(pixels, endmembers, model.noise.cholesky(noise_scale)).log_prob(x)
     parts = torch.arange(len(pixels)).split(max(1, _WORKING // len(abundances)))
     return torch.cat([

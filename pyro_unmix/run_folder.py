@@ -115,7 +115,8 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
                             brightness=model.brightness is not None, denoise="denoise.mean" in state["guide"],
-                            correlated="noise.correlation" in state["guide"])
+                            correlated="noise.correlation" in state["guide"],
+                            heavy="noise.degrees_of_freedom" in state["guide"])
         guide.load_state_dict(state["guide"])
         return Fit(
             model=model,

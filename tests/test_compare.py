@@ -1,4 +1,4 @@
-"""Models compared: densities against quadrature, leave-one-out against pixels held out, and what is said where it does not hold."""
+"""Models compared: densities against quadrature, leave-one-out against pixels held out, and what is said of its limits."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_table(fits, scene):
 
 
 def test_leaving_a_pixel_out_is_predicting_it(fits, scene):
-    """The score of a third of the pixels: left out one by one, and unseen by the fit. They differ by what two thirds know less."""
+    """The score of a third of the pixels: left out one by one, and unseen by the fit, which knows a little less."""
     held_out = np.zeros((16, 15), bool)
     held_out[::3] = True
     without = pu.Scene(scene.reflectance, mask=~held_out, endmembers=scene.reference.endmembers.values)
@@ -210,7 +210,7 @@ def test_pixels_that_err_together_are_no_witnesses(scene):
 @pytest.mark.parametrize("change, complaint", [
     ({"fits": []}, "expected fits, .*got 0 fits"), ({"names": ["a"]}, "as many names that differ"),
     ({"names": ["a", "a"]}, "names that differ"), ({"shared_draws": 24}, "at least 25 shared_draws"),
-    ({"draws": 3}, "at least 25 shared_draws and draws, got 200 and 3"),
+    ({"draws": 3}, "at least 25 shared_draws and draws, got 100 and 3"),
     ({"held_out": np.zeros((16, 15))}, r"held_out of True and False, shape \(16, 15\)"),
     ({"held_out": np.zeros((16, 15), bool)}, "some pixels in use held out, and some not, got 0 of 240"),
     ({"held_out": np.ones((16, 15), bool)}, "got 240 of 240"), ({"bands": 5}, "a scene of the 16 bands"),
