@@ -1,6 +1,6 @@
 """Bayesian hyperspectral unmixing in Pyro."""
 
-from pyro_unmix import mixing, noise, plot, priors, recipes
+from pyro_unmix import mixing, noise, plot, priors, recipes, variability
 from pyro_unmix.compare import compare
 from pyro_unmix.datasets import load_dataset, load_library
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
@@ -26,5 +26,5 @@ __all__ = [
     "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder",
     "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "compare", "evaluate",
     "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene", "plot",
-    "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "whole",
+    "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "variability", "whole",
 ]

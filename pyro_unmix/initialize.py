@@ -121,7 +121,9 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     _check_size(pixels, k)
     shapes = _shapes(pixels)
     brightness = model.brightness
-    noise = model.noise if model.noise is not None else smooth_noise(scene, k) or DiagonalNoise()
+    noise = model.noise
+    if noise is None:  # what varies with the endmembers is not noise, however smooth it is
+        noise = (smooth_noise(scene, k) if model.variability is None else None) or DiagonalNoise()
     correlation = band_correlation(noise, scene, k)
     cholesky = correlation
     if correlation is not None and not torch.isnan(noise.scale).any():
@@ -173,7 +175,11 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     if model.noise is None and correlation is not None:
         noise_scale = noise.scale.double().numpy()
     if torch.isnan(noise.scale).any():
-        noise = noise.measured(residual, floor=1e-4 * rms)
+        if model.variability is None:
+            noise = noise.measured(residual, floor=1e-4 * rms)
+        else:
+            beside = model.variability.noise_beside(residual, factor[:, None] * abundances, endmembers, 1e-4 * rms)
+            noise = noise.filled(beside, floor=1e-4 * rms)
         noise_scale = noise.scale.double().numpy()
     evidence = model.evidence
     if evidence is None and model.endmembers is None:

@@ -30,7 +30,7 @@ from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.report import write_report
 
-_PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise")
+_PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise", "variability")
 
 
 def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | None = None) -> Path:
@@ -149,7 +149,7 @@ def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel
     """The filled model: custom parts copied from the one `given`, all others made anew, then the arrays of all of them."""
 
     def part(name: str) -> Any:
-        description = config["model"][name]
+        description = config["model"].get(name)
         if given is not None and "custom" in (description or {}):
             return copy.deepcopy(getattr(given, name))
         if description == {"class": MVNEndmembers.__name__}:
@@ -159,8 +159,10 @@ def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel
     parts = {name: part(name) for name in _PARTS}
     model = UnmixingModel(config["n_endmembers"], **parts, evidence=config["model"]["evidence"])
     # Settings do not know the shapes of the arrays, which the scene or the user decided.
-    for name in dict(model.noise.named_buffers(recurse=False)):
-        if f"noise.{name}" in arrays:
-            setattr(model.noise, name, arrays[f"noise.{name}"])
+    for part_name in ("noise", "variability"):
+        module = getattr(model, part_name)
+        for name in {} if module is None else dict(module.named_buffers(recurse=False)):
+            if f"{part_name}.{name}" in arrays:
+                setattr(module, name, arrays[f"{part_name}.{name}"])
     model.load_state_dict(arrays)
     return model

@@ -23,7 +23,7 @@ library labels
 datasets
 recipes
 tiles progress numerics mixing encoders denoise likelihood distributions
-priors noise baselines
+priors noise baselines variability
 least_squares residual_noise amplitude simplex
 noise_structure
 model

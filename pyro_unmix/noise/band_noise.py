@@ -17,13 +17,14 @@ from pyro_unmix.errors import InputError
 class BandNoise(nn.Module):
     """Noise whose scale in every band is learned: what all kinds have in common.
 
-    They say what `likelihood` is, and `cholesky` where there is a covariance to be whitened by; `noise_scale` is the latent site of
-    that name, of shape `(n_bands,)`. It is the standard deviation where noise is normal.
+    They say what `likelihood` is, and `cholesky` where there is a covariance to be whitened by; `noise_scale` is the latent site
+    of that name, of shape `(n_bands,)`. It is the standard deviation where noise is normal.
 
     Parameters
     ----------
     scale
-        `(n_bands,)` or one number: where the prior of the noise scale is centred, in the unit of the scene. None: measured from the scene when fitted.
+        `(n_bands,)` or one number: where the prior of the noise scale is centred, in the unit of the scene. None:
+        measured from the scene when fitted.
     spread
         Standard deviation of the log of the scale under its prior.
     floor

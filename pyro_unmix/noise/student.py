@@ -96,7 +96,7 @@ class StudentNoise(BandNoise):
 
 
 class PixelScaleNoise(StudentNoise):
-    """Every pixel has a noise factor of its own: pixels that are off as a whole, by a shadow, a glint or a material not in the model.
+    """Every pixel has a noise factor of its own: whole pixels that are off, by a shadow, a glint or a material not in the model.
 
     All bands of a pixel are normal with standard deviation noise_scale / sqrt(g), g ~ Gamma(df / 2, df / 2). The factor is
     integrated out, which makes the spectrum multivariate Student-t (Lange, Little and Taylor 1989, eq. 1): a pixel with large
@@ -126,7 +126,7 @@ class PixelScaleNoise(StudentNoise):
 
 
 class ScaledNormal(TorchDistribution):
-    """Multivariate Student-t of independent-looking bands: normal of standard deviations `scale`, over the root of one gamma factor.
+    """Multivariate Student-t: normal of standard deviations `scale`, independent over bands, over the root of one gamma factor.
 
     Parameters
     ----------
