@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import arviz
 import numpy as np
 import xarray as xr
+from scipy.special import logsumexp
 
 # Weights that differ by less have no tail to look at.
 _EQUAL = 1e-10
@@ -47,6 +48,11 @@ def khat(log_weights: np.ndarray) -> np.ndarray:
     khat
         `(...)`; 0 where weights are equal, infinite where one draw holds all.
     """
+    return smoothed(log_weights)[1]
+
+
+def smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pareto-smoothed `log_weights` `(draws, ...)`, each set of which sums to one, and their tail index: `khat`."""
     rows = np.moveaxis(np.asarray(log_weights, dtype=np.float64), 0, -1)
     rows = np.maximum(rows - rows.max(axis=-1, keepdims=True), -700.0)
     n = rows.shape[-1]
@@ -55,10 +61,29 @@ def khat(log_weights: np.ndarray) -> np.ndarray:
     found = np.zeros(rows.shape[:-1])
     if varied.any():
         if int(arviz.__version__.split(".")[0]) < 1:
-            index = arviz.psislw(rows[varied])[1]
+            rows[varied], index = arviz.psislw(rows[varied])
         else:
             from arviz_stats.base import array_stats
 
-            index = array_stats.psislw(-rows[varied])[1]  # its argument is a log likelihood, the negative of a log weight
+            rows[varied], index = array_stats.psislw(-rows[varied])  # takes a log likelihood, the negative of a log weight
         found[varied] = np.nan_to_num(index, nan=np.inf, posinf=np.inf)
-    return found
+    return np.moveaxis(rows - logsumexp(rows, axis=-1, keepdims=True), -1, 0), found
+
+
+def loo(log_likelihood: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log density of every observation given all others, and the tail index of the weights it is made with.
+
+    Vehtari, Gelman and Gabry (2017), Statistics and Computing 27, eq. 10, as `arviz.loo` has it for independent draws.
+
+    Parameters
+    ----------
+    log_likelihood
+        `(draws, n)`, 25 draws or more.
+
+    Returns
+    -------
+    elpd, khat
+        `(n,)` each.
+    """
+    log_weights, index = smoothed(-log_likelihood)
+    return logsumexp(log_weights + log_likelihood, axis=0), index

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from pyro_unmix import encoders, heads, mixing, noise, priors
+from pyro_unmix import encoders, heads, mixing, noise, priors, variability
 from pyro_unmix.errors import InputError
 
-_HOMES: tuple[ModuleType, ...] = (encoders, heads, mixing, noise, priors)
+_HOMES: tuple[ModuleType, ...] = (encoders, heads, mixing, noise, priors, variability)
 
 
 def describe(part: nn.Module | None) -> dict | None:

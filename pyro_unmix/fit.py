@@ -109,6 +109,8 @@ class Fit:
         Of the endmembers. None: "endmember 1", ...
     wavelengths
         `(n_bands,)` nm, or None.
+    scene_digest
+        `Scene.digest` of the scene fitted: which pixels have been seen. Empty where it is not known.
     history
         Columns step, stage, elbo_loss (nats per pixel, stage "svi"), guide_loss (-log q, nats per pixel, stage
         "calibrate"), gradient_norm, seconds.
@@ -131,6 +133,7 @@ class Fit:
     config: FitConfig = field(default_factory=FitConfig)
     seed: int = 0
     scene_name: str = ""
+    scene_digest: str = ""
     history: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=_HISTORY))
     seconds: dict[str, float] = field(default_factory=dict)
     calibrated: bool = False
@@ -238,6 +241,7 @@ def finished(trainer: Trainer, scene: Scene, names: list[str] | None) -> Fit:
         config=trainer.config,
         seed=trainer.seed,
         scene_name=scene.name,
+        scene_digest=scene.digest(),
         history=pd.DataFrame(trainer.history, columns=_HISTORY),
         seconds=trainer.seconds,
         calibrated=trainer.config.calibration_steps > 0 and not trainer.interrupted,

@@ -19,7 +19,7 @@ from pyro_unmix.encoders import ConvEncoder, Encoder, PixelEncoder, SpatialAtten
 from pyro_unmix.errors import InputError
 from pyro_unmix.heads import HEADS, BrightnessHead, Head
 from pyro_unmix.initialize import Start
-from pyro_unmix.least_squares import LeastSquares, least_squares
+from pyro_unmix.least_squares import LeastSquares, least_squares, pulled_in
 from pyro_unmix.likelihood import noise_cholesky
 from pyro_unmix.mixing import n_directions
 from pyro_unmix.tiles import Tiles
@@ -96,20 +96,24 @@ class EndmemberPosterior(nn.Module):
 
 class NoisePosterior(nn.Module):
     """q(noise_scale) = LogNormal, one a band. The `correlation` between bands, a lower Cholesky factor `(n_bands, n_bands)`, is
-    known, or None."""
+    known, or None; so are the `degrees_of_freedom` of readings that are Student-t."""
 
     correlation: Tensor | None
+    degrees_of_freedom: Tensor | None
 
-    def __init__(self, n_bands: int, correlated: bool = False):
+    def __init__(self, n_bands: int, correlated: bool = False, heavy: bool = False):
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(n_bands))
         self.log_scale = nn.Parameter(torch.full((n_bands,), -3.0))
         self.register_buffer("correlation", torch.eye(n_bands) if correlated else None)
+        self.register_buffer("degrees_of_freedom", torch.tensor(1.0) if heavy else None)
 
     def set_start(self, start: Start) -> None:
         self.loc.data.copy_(start.noise_scale.log())
         if self.correlation is not None and start.noise_correlation is not None:
             self.correlation.copy_(start.noise_correlation)
+        if self.degrees_of_freedom is not None and start.degrees_of_freedom is not None:
+            self.degrees_of_freedom.fill_(start.degrees_of_freedom)
 
     def cholesky(self) -> Tensor:
         """Lower Cholesky factor `(n_bands, n_bands)` at the median of the scales, or these `(n_bands,)`."""
@@ -171,7 +175,8 @@ class UnmixingGuide(PyroModule):
             plan.head = HEADS["simplex-normal" if exact else "dirichlet"]()
         guide = plan.build(k, n_bands, len(start.components), brightness=start.brightness is not None,
                            denoise=None if start.denoise is None else type(start.denoise),
-                           correlated=start.noise_correlation is not None, mixing=start.mixing)
+                           correlated=start.noise_correlation is not None, heavy=start.degrees_of_freedom is not None,
+                           mixing=start.mixing)
         guide.denoise = copy.deepcopy(start.denoise)
         guide.joint.fill_(start.joint)
         for part in (guide.input, guide.endmembers, guide.noise):
@@ -180,7 +185,7 @@ class UnmixingGuide(PyroModule):
 
     def build(
         self, n_endmembers: int, n_bands: int, n_components: int, *, brightness: bool, denoise: type[NonLocalMeans] | None,
-        correlated: bool, mixing: nn.Module,
+        correlated: bool, heavy: bool, mixing: nn.Module,
     ) -> UnmixingGuide:
         """A copy with layers of these sizes, to be filled by `bind` or `load_state_dict`."""
         guide = copy.deepcopy(self)
@@ -196,7 +201,7 @@ class UnmixingGuide(PyroModule):
             guide.brightness.build(guide.encoder.n_features)
         guide.register_buffer("joint", torch.tensor(False))  # as `Start.joint`
         guide.endmembers = EndmemberPosterior(n_endmembers, n_bands)
-        guide.noise = NoisePosterior(n_bands, correlated)
+        guide.noise = NoisePosterior(n_bands, correlated, heavy)
         return guide
 
     def learn_shared(self, endmembers: Tensor, noise_scale: Tensor, concentration: Tensor) -> None:
@@ -224,8 +229,11 @@ class UnmixingGuide(PyroModule):
     def estimate(self, tiles: Tiles) -> LeastSquares:
         """Least squares of the pixels that count: where the guide starts from."""
         reflectance = tiles.reflectance if self.denoise is None else self.denoise(tiles.reflectance, tiles.valid)
-        return least_squares(tiles.select(reflectance), self.endmembers.loc(), self.noise.cholesky(),
-                             brightness=self.brightness is not None, mixing=self.mixing)
+        pixels, endmembers, with_brightness = tiles.select(reflectance), self.endmembers.loc(), self.brightness is not None
+        if self.noise.degrees_of_freedom is not None:
+            pixels = pulled_in(pixels, endmembers, self.noise.loc.exp(), self.noise.degrees_of_freedom, with_brightness,
+                               self.mixing)
+        return least_squares(pixels, endmembers, self.noise.cholesky(), brightness=with_brightness, mixing=self.mixing)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
         """log q(abundances, brightness | tiles), `(n_pixels,)`; without the brightness where it is None."""

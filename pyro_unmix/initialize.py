@@ -73,6 +73,8 @@ class Start:
     joint
         Whether what pixels share may be drawn jointly with them: the noise is white, or correlates over bands in a known way and
         not over pixels, and the abundances look Dirichlet.
+    degrees_of_freedom
+        Of readings that are Student-t by themselves; None where they are not.
     """
 
     endmembers: Tensor
@@ -87,6 +89,7 @@ class Start:
     mixing: nn.Module
     denoise: NonLocalMeans | None
     joint: bool
+    degrees_of_freedom: float | None = None
 
     @property
     def independent_errors(self) -> bool:
@@ -136,7 +139,9 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     directions = n_directions(model.mixing, k, scene.n_bands)
     shapes = _shapes(pixels)
     brightness = model.brightness
-    noise = model.noise if model.noise is not None else smooth_noise(scene, directions) or DiagonalNoise()
+    noise = model.noise
+    if noise is None:  # what varies with the endmembers is not noise, however smooth it is
+        noise = (smooth_noise(scene, directions) if model.variability is None else None) or DiagonalNoise()
     correlation = band_correlation(noise, scene, directions)
     cholesky = correlation
     if correlation is not None and not torch.isnan(noise.scale).any():
@@ -180,7 +185,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         brightness = PixelBrightness(max(scatter, 1e-3))
     denoise = None
     cleaned = pixels
-    if white and correlation is None:
+    if white and correlation is None and noise.elliptical:
         denoise = NonLocalMeans(scene.n_bands, min(directions + 2, scene.n_bands)).fit(torch.as_tensor(pixels))
         tiles = whole(scene)
         cleaned = tiles.select(denoise(tiles.reflectance, tiles.valid)).double().numpy()
@@ -194,7 +199,12 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
     if model.noise is None and correlation is not None:
         noise_scale = noise.scale.double().numpy()
     if torch.isnan(noise.scale).any():
-        noise = noise.filled(noise_scale, floor=1e-4 * rms)
+        if model.variability is None:
+            noise = noise.measured(residual, floor=1e-4 * rms)
+        else:
+            beside = model.variability.noise_beside(residual, factor[:, None] * abundances, endmembers, 1e-4 * rms)
+            noise = noise.filled(beside, floor=1e-4 * rms)
+        noise_scale = noise.scale.double().numpy()
     evidence = model.evidence
     if evidence is None and model.endmembers is None:
         evidence = 0.0  # this scene made the prior and would be counted twice
@@ -216,6 +226,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         mixing=mixing,
         denoise=denoise,
         joint=joint,
+        degrees_of_freedom=None if noise.elliptical else noise.settings["degrees_of_freedom"],
     )
     prior: Any = model.abundances
     if isinstance(prior, SpatialDirichlet):

@@ -15,8 +15,8 @@ from pyro_unmix.mixing import CoefficientMixing, Linear
 # Ridge on the correlations of the endmembers: two of one spectrum cannot be told apart, and nothing else must break.
 _RIDGE = 1e-9
 # Most times that mixing is taken for linear around where the last time led, and by how little the abundances of a pixel move when
-# it is let go: the next move would be about the square.
-_ROUNDS, _AT_REST = 8, 1e-3
+# it is let go: the next move would be about the square. Rounds of least squares that tell readings which are off.
+_ROUNDS, _AT_REST, _PULLS = 8, 1e-3, 12
 # Pixels that are solved together, and those that a coefficient is measured from, spread over the scene.
 _TOGETHER, _MEASURED = 2**14, 1000
 
@@ -76,6 +76,22 @@ def least_squares(pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor, *,
         covariance = (inverse - gain[..., None] * inverse.sum(dim=-2)[..., None, :]).expand(len(free), -1, -1)
     dtype = pixels.dtype
     return LeastSquares(abundances, total, free.to(dtype), covariance.to(dtype))
+
+
+def pulled_in(pixels: Tensor, endmembers: Tensor, scale: Tensor, degrees_of_freedom: Tensor, brightness: bool,
+              mixing: nn.Module | None = None) -> Tensor:
+    """`pixels` `(n, L)` with single readings that are off brought near to what the others say.
+
+    Their constrained least squares are the most probable abundances under Student-t noise of `scale` `(L,)` that is independent
+    over bands: the method of modified residuals of Huber and Ronchetti (2009), Robust Statistics, section 7.8.
+    """
+    mixing, near = mixing or Linear(), pixels
+    for _ in range(_PULLS):
+        abundances, factor = constrained(near, endmembers, brightness, mixing)
+        mean = factor[:, None] * mixing(abundances, endmembers)
+        residual = pixels - mean
+        near = mean + residual / (1.0 + (residual / scale).square() / degrees_of_freedom)
+    return near
 
 
 def constrained(pixels: Tensor, endmembers: Tensor, brightness: bool, mixing: nn.Module | None = None, *,

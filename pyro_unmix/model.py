@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, cast
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from pyro_unmix.mixing import Linear, is_open
 from pyro_unmix.noise import BandNoise, PixelBrightness
 from pyro_unmix.priors import Dirichlet, as_prior, check_abundance_prior
 from pyro_unmix.tiles import Tiles
+from pyro_unmix.variability import Variability
 
 
 class UnmixingModel(PyroModule):
@@ -41,6 +44,9 @@ class UnmixingModel(PyroModule):
     noise
         How a spectrum departs from its mixture. None: `DiagonalNoise`, or `SmoothNoise` where pixels of the scene err
         independently of each other, but bands do not.
+    variability
+        How the spectra of the materials differ from pixel to pixel: a `Variability`. None: they do not. With linear mixing and
+        normal noise; noise None is then `DiagonalNoise`.
     evidence
         Share of the likelihood that moves the endmembers, from 0 to 1. Neighbouring bands and pixels of a real scene err
         together; counted as independent they drown any prior and drive the endmembers away from the truth. None: decided from
@@ -59,6 +65,7 @@ class UnmixingModel(PyroModule):
     endmembers: Any
     brightness: Any
     noise: Any
+    variability: Any
     evidence: Any
 
     def __init__(
@@ -70,6 +77,7 @@ class UnmixingModel(PyroModule):
         mixing: nn.Module | None = None,
         brightness: str | PixelBrightness | None = "auto",
         noise: BandNoise | None = None,
+        variability: Variability | None = None,
         evidence: float | None = None,
     ):
         super().__init__()
@@ -82,16 +90,22 @@ class UnmixingModel(PyroModule):
                              "say how many endmembers the prior holds")
         if not (brightness in ("auto", "none", "pixel", None) or isinstance(brightness, PixelBrightness)):
             raise InputError("brightness 'auto', 'none', 'pixel' or a PixelBrightness", f"{brightness!r}")
+        if variability is not None and not (isinstance(variability, Variability) and isinstance(mixing, (Linear, NoneType))
+                                            and (noise is None or type(noise).cholesky is not BandNoise.cholesky)):
+            raise InputError("variability as a Variability, with linear mixing and noise of a known covariance",
+                             ", ".join(type(part).__name__ for part in (variability, mixing, noise) if part is not None),
+                             "leave mixing and noise open, or the variability out")
         if evidence is not None and not 0 <= evidence <= 1:
             raise InputError("evidence from 0 to 1", f"{evidence}")
         self._parts = {"abundances": abundances, "endmembers": endmembers, "mixing": mixing, "brightness": brightness,
-                       "noise": noise, "evidence": evidence}
+                       "noise": noise, "variability": variability, "evidence": evidence}
         self.n_endmembers = int(n_endmembers) if counted else n_endmembers
         self.abundances = as_prior(abundances if abundances is not None else Dirichlet(1.0, learned=True))
         self.endmembers = as_prior(endmembers) if endmembers is not None else None
         self.mixing = mixing if mixing is not None else Linear()
         self.brightness = PixelBrightness() if brightness == "pixel" else brightness if brightness != "none" else None
         self.noise = noise
+        self.variability = variability
         self.evidence = evidence
         if counted:
             check_abundance_prior(self.abundances, self.n_endmembers)
@@ -117,11 +131,25 @@ class UnmixingModel(PyroModule):
         with poutine.scale(scale=tiles.scale), pyro.plate("pixel", n_pixels):
             with poutine.scale(scale=tiles.kl_weight):
                 abundances = pyro.sample("abundances", self.abundances(self.n_endmembers), obs=known, obs_mask=labelled)
-                mean = self.mixing(abundances, endmembers)
-                if self.brightness is not None:
-                    mean = pyro.sample("brightness", self.brightness.prior())[..., None] * mean
-            pyro.sample("reflectance", self.noise.likelihood(mean, noise_scale), obs=observed)
+                brightness = None if self.brightness is None else pyro.sample("brightness", self.brightness.prior())
+            mean = self.mean(abundances, endmembers, brightness)
+            made = self.likelihood(mean, abundances, endmembers, brightness, noise_scale)
+            pyro.sample("reflectance", made, obs=observed)
         return mean
+
+    def mean(self, abundances: Tensor, endmembers: Tensor, brightness: Tensor | None) -> Tensor:
+        """Mean spectra `(..., n_bands)` of abundances `(..., n_endmembers)`, endmembers `(n_endmembers, n_bands)` and brightness
+        `(...)`."""
+        mixed = self.mixing(abundances, endmembers)
+        return mixed if brightness is None else brightness[..., None] * mixed
+
+    def likelihood(self, mean: Tensor, abundances: Tensor, endmembers: Tensor, brightness: Tensor | None,
+                   noise_scale: Tensor) -> TorchDistributionMixin:
+        """Distribution of spectra around their `mean` `(..., n_bands)`; all else as there, `noise_scale` `(n_bands,)`."""
+        if self.variability is None:
+            return self.noise.likelihood(mean, noise_scale)
+        amounts = abundances if brightness is None else brightness[..., None] * abundances
+        return self.variability.likelihood(mean, amounts, endmembers, self.noise.cholesky(noise_scale))
 
     @torch.no_grad()
     def generate(self, abundances: Tensor | np.ndarray, n_bands: int, **given: Tensor | np.ndarray | float) -> Tensor:
@@ -173,8 +201,8 @@ class UnmixingModel(PyroModule):
     @property
     def least_squares_is_mode(self) -> bool:
         """Whether constrained least squares, where the guide starts, are the most probable abundances: those of a prior that
-        prefers none. They follow the mixing."""
-        return isinstance(self.abundances, Dirichlet) and self.abundances.flat
+        prefers none, and endmembers that do not vary. They follow the mixing."""
+        return self.variability is None and isinstance(self.abundances, Dirichlet) and self.abundances.flat
 
     def _has_open_parts(self) -> bool:
         if (self.n_endmembers == "auto" or self.endmembers is None or self.brightness == "auto" or self.noise is None

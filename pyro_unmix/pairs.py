@@ -66,8 +66,10 @@ def simulated(model: UnmixingModel, guide: UnmixingGuide, tiles: Tiles) -> Pairs
     abundances = q_abundances.sample().clamp_min(1e-4)
     abundances = abundances / abundances.sum(-1, keepdim=True)
     brightness = q_brightness.sample() if q_brightness is not None else None
-    mean = _lit(model.mixing(abundances, guide.endmembers().sample()), brightness)
-    return _remade(tiles, model.noise.likelihood(mean, guide.noise().sample()).sample(), abundances, brightness)
+    endmembers = guide.endmembers().sample()
+    mean = model.mean(abundances, endmembers, brightness)
+    made = model.likelihood(mean, abundances, endmembers, brightness, guide.noise().sample())
+    return _remade(tiles, made.sample(), abundances, brightness)
 
 
 class PosteriorScenes:

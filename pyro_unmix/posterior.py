@@ -182,9 +182,7 @@ class Posterior:
         InputError
             Not a pixel in use.
         """
-        rows, cols, _ = self.scene.shape
-        if not (0 <= y < rows and 0 <= x < cols and self.scene.mask.values[y, x]):
-            raise InputError(f"a pixel in use, of {rows} rows and {cols} columns", f"row {y}, column {x}")
+        self._check_pixel(y, x)
         piece, = self._pieces(self._source.drawn_tile, np.array([y]), np.array([x]), self._seed)
         here = (piece.rows == y) & (piece.cols == x)
         draws = piece.sample(1000)[0].numpy()[:, here][:, 0].astype(np.float64)
@@ -192,6 +190,26 @@ class Posterior:
             found = np.corrcoef(draws.T)
         return xr.DataArray(found, dims=("endmember", "other"), name="correlation",
                             coords={"endmember": self._names, "other": self._names})
+
+    @one_thread()
+    def pixel_endmembers(self, y: int, x: int, draws: int = 200, *, seed: int = 0) -> xr.Dataset:
+        """The endmembers of the pixel at row `y` and column `x`, where they differ from pixel to pixel.
+
+        `endmember_mean` and `endmember_sd` (endmember, wavelength), from so many draws of the abundances; given each the
+        endmembers of the pixel are normal in closed form (`Variability.of_pixel`). An endmember that the pixel does not hold is
+        as the scene has it.
+
+        Raises
+        ------
+        InputError
+            A model without variability, or not a pixel in use.
+        """
+        if self._fit.model.variability is None:
+            raise InputError("a model whose endmembers vary", "one in which all pixels have the same",
+                             "fit a model with variability=..., or see `endmember_mean` of the summary")
+        self._check_pixel(y, x)
+        drawn = self.draws(draws, seed=seed, y=slice(y, y + 1), x=slice(x, x + 1))
+        return predictive.pixel_endmembers(self._fit.model, drawn, self.scene.reflectance.values[y, x])
 
     @one_thread()
     def most_uncertain(self, n: int = 10) -> pd.DataFrame:
@@ -249,6 +267,11 @@ class Posterior:
         """
         return self._findings(self._maps((0.5,)))
 
+    def _check_pixel(self, y: int, x: int) -> None:
+        rows, cols, _ = self.scene.shape
+        if not (0 <= y < rows and 0 <= x < cols and self.scene.mask.values[y, x]):
+            raise InputError(f"a pixel in use, of {rows} rows and {cols} columns", f"row {y}, column {x}")
+
     def _pieces(self, size: int, rows: np.ndarray, cols: np.ndarray, seed: int) -> Iterator[Piece]:
         """Pieces, `size` pixels wide, that reach into `rows` and `cols`."""
         tiling = Tiling(self.scene, size, self._fit.guide.halo)
@@ -292,7 +315,7 @@ class Posterior:
         """What was fitted, by the names of its parts, and how; `config.json` has their settings too."""
         model, guide = self._fit.model, self._fit.guide
         parts = {"encoder": guide.encoder, "head": guide.head, "abundances": model.abundances, "endmembers": model.endmembers,
-                 "mixing": model.mixing, "brightness": model.brightness, "noise": model.noise}
+                 "mixing": model.mixing, "brightness": model.brightness, "noise": model.noise, "variability": model.variability}
         return {"n_endmembers": model.n_endmembers,
                 **{name: None if part is None else type(part).__name__ for name, part in parts.items()},
                 "fit": asdict(self._fit.config)}

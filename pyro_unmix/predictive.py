@@ -10,7 +10,7 @@ from torch import Tensor
 from pyro_unmix.likelihood import PixelLikelihood
 from pyro_unmix.mixing import Linear
 from pyro_unmix.model import UnmixingModel
-from pyro_unmix.noise import DiagonalNoise, LowRankNoise, SmoothNoise
+from pyro_unmix.noise import DiagonalNoise, LowRankNoise, PixelScaleNoise, SmoothNoise
 from pyro_unmix.numerics import seeded
 
 # Spectra worked on at a time: 30 MB where there are 200 bands.
@@ -19,18 +19,23 @@ _WORKING = 2**14
 
 def mean_spectrum(model: UnmixingModel, abundances: Tensor, endmembers: Tensor, brightness: Tensor | None) -> Tensor:
     """`(..., L)` from abundances `(..., K)`, endmembers `(K, L)` and brightness `(...)`."""
-    mixed = model.mixing(abundances, endmembers)
-    return mixed if brightness is None else brightness[..., None] * mixed
+    return model.mean(abundances, endmembers, brightness)
 
 
 def log_likelihood(model: UnmixingModel, pixels: Tensor, endmembers: Tensor, noise_scale: Tensor, abundances: Tensor,
                    brightness: Tensor | None) -> Tensor:
     """Log density of `pixels` `(n, L)` given draws of their abundances `(n_draws, n, K)` and brightness `(n_draws, n)`.
 
-    Returns `(n_draws, n)`. Where mixing is linear and the noise Gaussian its cost does not depend on the number of bands.
+    Returns `(n_draws, n)`. Where mixing is linear, and noise normal or `PixelScaleNoise`, its cost does not depend on the number
+    of bands.
     """
+    x = abundances if brightness is None else brightness[..., None] * abundances
+    if model.variability is not None:
+        return model.variability.log_prob(pixels, x, endmembers, model.noise.cholesky(noise_scale))
+    if isinstance(model.mixing, Linear) and type(model.noise) is PixelScaleNoise:
+        normal = PixelLikelihood.of(pixels, endmembers, model.noise.scales(noise_scale)).log_prob(x)
+        return model.noise.of_normal(normal, noise_scale)
     if isinstance(model.mixing, Linear) and type(model.noise) in (DiagonalNoise, SmoothNoise, LowRankNoise):
-        x = abundances if brightness is None else brightness[..., None] * abundances
         return PixelLikelihood.of(pixels, endmembers, model.noise.cholesky(noise_scale)).log_prob(x)
     parts = torch.arange(len(pixels)).split(max(1, _WORKING // len(abundances)))
     return torch.cat([
@@ -48,7 +53,8 @@ def simulate_spectra(model: UnmixingModel, draws: xr.Dataset, *, seed: int) -> x
         for number in range(draws.sizes["draw"]):
             abundances, brightness, endmembers, noise_scale = _tensors(draws, number, use)
             mean = mean_spectrum(model, abundances, endmembers, brightness)
-            found[number, use] = model.noise.likelihood(mean, noise_scale).sample().numpy()
+            made = model.likelihood(mean, abundances, endmembers, brightness, noise_scale)
+            found[number, use] = made.sample().numpy()
     return _like(draws, {"reflectance": (("draw", "y", "x", "wavelength"), found)})
 
 
@@ -63,6 +69,23 @@ def log_likelihoods(model: UnmixingModel, draws: xr.Dataset, observed: xr.DataAr
         found[number, use] = log_likelihood(model, pixels, endmembers, noise_scale, abundances[None],
                                             None if brightness is None else brightness[None])[0].numpy()
     return _like(draws, {"reflectance": (("draw", "y", "x"), found)})
+
+
+@torch.no_grad()
+def pixel_endmembers(model: UnmixingModel, draws: xr.Dataset, spectrum: np.ndarray) -> xr.Dataset:
+    """`endmember_mean` and `endmember_sd` (endmember, wavelength) of the endmembers of one pixel, of whose posterior there are
+    `draws` and whose `spectrum` is `(L,)`: the mean of the conditional means, and the variance by the law of total variance."""
+    pixel, means, variances = torch.as_tensor(spectrum, dtype=torch.float64), [], []
+    for number in range(draws.sizes["draw"]):
+        abundances, brightness, endmembers, noise_scale = _tensors(draws, number, _in_use(draws))
+        amounts = (abundances if brightness is None else brightness[:, None] * abundances)[0]
+        mean, variance = model.variability.of_pixel(pixel, amounts, endmembers, model.noise.cholesky(noise_scale))
+        means.append(mean)
+        variances.append(variance)
+    sd = (torch.stack(variances).mean(dim=0) + torch.stack(means).var(dim=0, correction=0)).sqrt()
+    dims = draws.endmembers.dims[1:]
+    return xr.Dataset({"endmember_mean": (dims, torch.stack(means).mean(dim=0).numpy()), "endmember_sd": (dims, sd.numpy())},
+                      coords={name: draws.coords[name] for name in dims}, attrs=draws.attrs)
 
 
 @torch.no_grad()

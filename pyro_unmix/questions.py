@@ -61,6 +61,8 @@ def checks(model: UnmixingModel, scene: Scene, maps: Maps, common: Common) -> Ch
     """`check_residuals` at the means, endmembers moved; refused where mixing is not linear or the noise has no covariance."""
     if not isinstance(model.mixing, Linear):
         raise InputError("linear mixing, whose residuals can be looked at", type(model.mixing).__name__)
+    if model.variability is not None:
+        raise InputError("residuals of one covariance", "endmembers that vary, whose residuals have one in every pixel")
     try:
         noise = model.noise.cholesky(common.noise_scale.double()).numpy()
     except NotImplementedError as error:

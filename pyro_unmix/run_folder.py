@@ -32,7 +32,7 @@ from pyro_unmix.refine.shared import Shared
 from pyro_unmix.report import write_report
 from pyro_unmix.simulator_check import Simulated
 
-_PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise")
+_PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise", "variability")
 
 
 def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | None = None) -> Path:
@@ -44,6 +44,7 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
         "version": version("pyro_unmix"),
         "seed": fit.seed,
         "scene": fit.scene_name,
+        "scene_digest": fit.scene_digest,
         "n_endmembers": model.n_endmembers,
         "n_bands": guide.endmembers.mean.shape[1],
         "n_components": len(guide.input.components),
@@ -119,7 +120,8 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
         denoise = next((kind for name, kind in denoisers.items() if name in state["guide"]), None)
         guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
                             brightness=model.brightness is not None, denoise=denoise,
-                            correlated="noise.correlation" in state["guide"], mixing=model.mixing)
+                            correlated="noise.correlation" in state["guide"],
+                            heavy="noise.degrees_of_freedom" in state["guide"], mixing=model.mixing)
         guide.load_state_dict(state["guide"])
         return Fit(
             model=model,
@@ -129,6 +131,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             config=FitConfig.from_dict(config["fit"]),
             seed=config["seed"],
             scene_name=config["scene"],
+            scene_digest=config.get("scene_digest", ""),
             history=history,
             seconds=config["seconds"],
             calibrated=config["calibrated"],
@@ -152,7 +155,7 @@ def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel
     """The filled model: custom parts copied from the one `given`, all others made anew, then the arrays of all of them."""
 
     def part(name: str) -> Any:
-        description = config["model"][name]
+        description = config["model"].get(name)
         if given is not None and "custom" in (description or {}):
             return copy.deepcopy(getattr(given, name))
         if description == {"class": MVNEndmembers.__name__}:
@@ -162,8 +165,10 @@ def _restore_model(config: dict, arrays: dict[str, Tensor], given: UnmixingModel
     parts = {name: part(name) for name in _PARTS}
     model = UnmixingModel(config["n_endmembers"], **parts, evidence=config["model"]["evidence"])
     # Settings do not know the shapes of the arrays, which the scene or the user decided.
-    for name in dict(model.noise.named_buffers(recurse=False)):
-        if f"noise.{name}" in arrays:
-            setattr(model.noise, name, arrays[f"noise.{name}"])
+    for part_name in ("noise", "variability"):
+        module = getattr(model, part_name)
+        for name in {} if module is None else dict(module.named_buffers(recurse=False)):
+            if f"{part_name}.{name}" in arrays:
+                setattr(module, name, arrays[f"{part_name}.{name}"])
     model.load_state_dict(arrays)
     return model

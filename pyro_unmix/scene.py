@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 
@@ -115,6 +116,12 @@ class Scene:
     def pixels(self) -> np.ndarray:
         """The pixels in use, `(n_pixels, bands)`, row by row."""
         return self.reflectance.values[self.mask.values]
+
+    def digest(self) -> str:
+        """A short name for the pixels in use, where they stand, and their spectra: two scenes that differ in any have two."""
+        found = hashlib.sha256(self.mask.values.tobytes())
+        found.update(np.ascontiguousarray(self.pixels()).tobytes())
+        return found.hexdigest()[:16]
 
     def crop(self, y: slice = slice(None), x: slice = slice(None)) -> Scene:
         """The part of the scene at rows `y` and columns `x` (positions), its reference with it."""

@@ -98,8 +98,8 @@ def transfer(
         # One posterior for scenes that differ: what pixels share is not drawn from any of them.
         start = replace(start, joint=False, denoise=None, noise_scale=noise.scale.float(),
                         noise_correlation=noise.cholesky(torch.ones(first.n_bands)))
-        trainer = Trainer(model.replace(noise=noise), guide, first, start, config, device, bar, None, seed, pairs=pairs,
-                          mse_weight=mse_weight)
+        model = model.replace(noise=noise, variability=None)  # which the departures hold already
+        trainer = Trainer(model, guide, first, start, config, device, bar, None, seed, pairs=pairs, mse_weight=mse_weight)
         concentration = concentration_of(torch.cat([abundances.cpu() for _, abundances, _ in some]))
         trainer.guide.head.learn_prior(concentration.float().to(device))
         trainer.seconds["initialize"] = time.perf_counter() - began

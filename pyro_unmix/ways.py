@@ -16,7 +16,7 @@ from pyro_unmix.predictive import log_likelihood
 from pyro_unmix.priors import SpatialDirichlet
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.sampling import Draws
-from pyro_unmix.refine.shared import draw_shared, is_exact
+from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
 from pyro_unmix.scene import Scene
 from pyro_unmix.sources import DrawnSource, shared_by_guide
 from pyro_unmix.tiles import Tiles
@@ -44,13 +44,7 @@ class Exact(DrawnSource):
     method, weighted = "exact", True
 
     def __init__(self, fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress):
-        if fit.shared is not None and len(fit.shared) >= n_shared:
-            self.given = fit.shared.spread(n_shared)
-        else:
-            steps = fit.config.sampling_steps or type(fit.config).sampling_steps
-            bar.stage("sample", steps)
-            self.given = draw_shared(fit.model, fit.guide, scene, n_draws=n_shared, steps=steps, on_step=bar.advance)
-            bar.finish()
+        self.given = joint_draws(fit, scene, n_shared, bar)
         super().__init__(fit, self.given.endmembers, self.given.noise_scale, n_draws)
         self.calibrated = self.learned = True
 
@@ -164,12 +158,28 @@ class Reweighted(DrawnSource):
         return Draws(abundances, brightness, log_weights.nan_to_num(nan=-1e300, posinf=-1e300, neginf=-1e300))
 
 
+def joint_draws(fit: Fit, scene: Scene, n_draws: int, bar: StageProgress) -> Shared:
+    """Draws of what pixels share from their joint posterior: those that the fit has made if they are enough, else new ones."""
+    if fit.shared is not None and len(fit.shared) >= n_draws:
+        return fit.shared.spread(n_draws)
+    steps = fit.config.sampling_steps or type(fit.config).sampling_steps
+    bar.stage("sample", steps)
+    drawn = draw_shared(fit.model, fit.guide, scene, n_draws=n_draws, steps=steps, on_step=bar.advance)
+    bar.finish()
+    return drawn
+
+
+def has_joint_draws(fit: Fit) -> bool:
+    """Whether what pixels share may be drawn jointly with them."""
+    return is_exact(fit.model) and bool(fit.guide.joint)
+
+
 def best_source(fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageProgress) -> DrawnSource:
     """What brings a fit closest to its posterior. Random numbers are those of torch's global generator."""
     if isinstance(fit.model.abundances, SpatialDirichlet) and fit.model.abundances.strength:
         raise InputError("a prior under which pixels are independent", f"a spatial one of {fit.model.abundances.strength:.2f}",
                          "draws of single pixels would forget their neighbours: use fit.posterior(scene)")
-    if is_exact(fit.model) and fit.guide.joint:
+    if has_joint_draws(fit):
         return Exact(fit, scene, n_shared, n_draws, bar)
     # Noise that is denoised is white, and leaves too little in residuals to draw from.
     cut = is_exact(fit.model) and fit.guide.denoise is None

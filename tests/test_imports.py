@@ -24,7 +24,7 @@ libraries
 datasets
 recipes
 tiles progress numerics mixing encoders denoise likelihood distributions
-priors noise baselines
+priors noise baselines variability
 least_squares residual_noise amplitude simplex
 noise_structure
 model
@@ -42,7 +42,7 @@ training posterior ways
 fit
 transfer
 components plot arviz refined
-report benchmark
+report benchmark compare
 experiments
 run_folder
 experiments

@@ -74,8 +74,8 @@ class Shared:
 
 def is_exact(model: UnmixingModel) -> bool:
     """Whether there are exact draws: linear mixing, Dirichlet abundances, normal noise whose correlation between bands is known,
-    and endmembers that are normal with one kernel."""
-    if not (isinstance(model.mixing, Linear) and isinstance(model.abundances, Dirichlet)
+    and endmembers that are normal with one kernel and the same in all pixels."""
+    if not (model.variability is None and isinstance(model.mixing, Linear) and isinstance(model.abundances, Dirichlet)
             and type(model.noise) in (DiagonalNoise, SmoothNoise, LowRankNoise) and isinstance(model.endmembers, MVNEndmembers)):
         return False
     return model.endmembers.of_one_kernel

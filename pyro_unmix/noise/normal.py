@@ -1,110 +1,17 @@
-"""How a spectrum departs from its mixture: brightness of the pixel, noise of the bands."""
+"""Normal noise of the bands: independent, smooth over wavelength, or of a few factors."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_unmix.errors import InputError
-
-
-class PixelBrightness(nn.Module):
-    """One positive factor a pixel: shading, slope, grain size. Log-normal around one.
-
-    Parameters
-    ----------
-    scale
-        Standard deviation of the log of the factor. None: measured from the scene when fitted.
-    """
-
-    scale: Tensor
-
-    def __init__(self, scale: float | None = None):
-        super().__init__()
-        if scale is not None and not 0 < scale < 10:
-            raise InputError("a brightness scale between 0 and 10 (standard deviation of the logarithm)", f"{scale}")
-        self.settings = {"scale": None if scale is None else float(scale)}
-        self.register_buffer("scale", torch.tensor(math.nan if scale is None else float(scale)))
-
-    def prior(self) -> dist.LogNormal:
-        """Distribution of one pixel's factor, event shape `()`."""
-        return dist.LogNormal(torch.zeros_like(self.scale), self.scale)
-
-
-class BandNoise(nn.Module):
-    """Gaussian noise whose standard deviation in every band is learned: what the classes below have in common.
-
-    They say what `cholesky` and `likelihood` are; `noise_scale` is the latent site of that name, of shape `(n_bands,)`.
-
-    Parameters
-    ----------
-    scale
-        `(n_bands,)` or one number: where the prior of the noise standard deviation is centred, in the unit of the
-        scene. None: measured from the scene when fitted.
-    spread
-        Standard deviation of the log of the scale under its prior.
-    floor
-        Least standard deviation, in the unit of the scene. Keeps bands without any variation from growing an infinite density.
-    """
-
-    scale: Tensor
-
-    def __init__(self, scale: Tensor | np.ndarray | float | None = None, spread: float = 1.0, floor: float = 1e-6):
-        super().__init__()
-        self.settings: dict[str, float] = {}
-        self.register_buffer("scale", None)
-        self._set(scale, spread, floor)
-
-    def _set(self, scale: Tensor | np.ndarray | float | None, spread: float, floor: float) -> None:
-        if not (spread > 0 and floor > 0):
-            raise InputError("a positive spread and a positive floor of the noise", f"spread {spread}, floor {floor}")
-        scale = _own(scale, torch.float32)
-        if (scale <= 0).any():
-            raise InputError("positive noise scales", f"a smallest value of {scale.min():g}")
-        self.settings |= {"spread": spread, "floor": floor}
-        self.scale = scale
-
-    def filled(self, deviation: Tensor | np.ndarray, floor: float) -> BandNoise:
-        """A copy, of the same class, whose scale is measured; all else is kept.
-
-        Parameters
-        ----------
-        deviation
-            `(n_bands,)`: standard deviation of what the mixture leaves of the spectra, in the unit of the scene.
-        floor
-            Least standard deviation, in the same unit.
-
-        Raises
-        ------
-        InputError
-            A deviation or a floor that is not positive.
-        """
-        noise = copy.deepcopy(self)
-        noise._set(deviation, self.settings["spread"], floor)
-        return noise
-
-    def prior(self, n_bands: int) -> TorchDistributionMixin:
-        """Distribution of the noise scale, event shape `(n_bands,)`."""
-        if self.scale.ndim and self.scale.shape != (n_bands,):
-            raise InputError(f"{n_bands} noise scales, one a band", f"shape {tuple(self.scale.shape)}")
-        return dist.LogNormal(self.scale.log().expand(n_bands), self.settings["spread"]).to_event(1)
-
-    def cholesky(self, noise_scale: Tensor) -> Tensor:
-        """Lower factor `(n_bands, n_bands)` of the covariance, or its diagonal `(n_bands,)` where bands are independent."""
-        raise NotImplementedError
-
-    def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
-        """Distribution of spectra around `mean` `(..., n_bands)`."""
-        raise NotImplementedError
-
-    def _deviation(self, noise_scale: Tensor) -> Tensor:
-        return (noise_scale.square() + self.settings["floor"] ** 2).sqrt()
+from pyro_unmix.noise.band_noise import BandNoise, own
 
 
 class DiagonalNoise(BandNoise):
@@ -112,7 +19,7 @@ class DiagonalNoise(BandNoise):
 
     def cholesky(self, noise_scale: Tensor) -> Tensor:
         """Standard deviations `(n_bands,)`."""
-        return self._deviation(noise_scale)
+        return self.scales(noise_scale)
 
     def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
         """Distribution of spectra around `mean` `(..., n_bands)`."""
@@ -145,7 +52,7 @@ class SmoothNoise(BandNoise):
             raise InputError("a positive length_scale and a share from 0 and below 1",
                              f"length_scale {length_scale}, share {share}", "what is not shared keeps the covariance invertible")
         self.settings |= {"length_scale": float(length_scale), "share": float(share)}
-        wavelengths = _own(wavelengths, torch.float64)
+        wavelengths = own(wavelengths, torch.float64)
         if wavelengths.ndim > 1 or (wavelengths.ndim and not wavelengths.isfinite().all()):
             raise InputError("finite wavelengths (n_bands,) in nm", f"an array of shape {tuple(wavelengths.shape)}")
         self.register_buffer("wavelengths", wavelengths)
@@ -167,7 +74,7 @@ class SmoothNoise(BandNoise):
         smooth = smooth_correlation(wavelengths, self.settings["length_scale"])
         # Factorised in float64: in float32 a smooth correlation of 200 bands is no longer positive definite.
         factor = torch.linalg.cholesky(share * smooth + (1 - share) * torch.eye(n_bands).to(smooth))
-        return self._deviation(noise_scale)[..., None] * factor.to(noise_scale.dtype)
+        return self.scales(noise_scale)[..., None] * factor.to(noise_scale.dtype)
 
     def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
         """Distribution of spectra around `mean` `(..., n_bands)`."""
@@ -193,7 +100,7 @@ class LowRankNoise(BandNoise):
     def __init__(self, scale: Tensor | np.ndarray | float | None = None, loadings: Tensor | np.ndarray | None = None,
                  spread: float = 1.0, floor: float = 1e-6):
         super().__init__(scale, spread, floor)
-        loadings = _own(loadings, torch.float32)
+        loadings = own(loadings, torch.float32)
         if loadings.ndim and (loadings.ndim != 2 or not len(loadings) or not loadings.isfinite().all()):
             raise InputError("finite loadings (rank, n_bands) of rank 1 or more", f"an array of shape {tuple(loadings.shape)}")
         self.register_buffer("loadings", loadings)
@@ -206,7 +113,7 @@ class LowRankNoise(BandNoise):
         InputError
             No loadings, or of another number of bands; a deviation or a floor that is not positive.
         """
-        deviation = _own(deviation, torch.float64)
+        deviation = own(deviation, torch.float64)
         self._check_loadings(len(deviation))
         return super().filled(deviation / (1 + self.loadings.to(deviation).square().sum(dim=0)).sqrt(), floor)
 
@@ -226,11 +133,11 @@ class LowRankNoise(BandNoise):
         self._check_loadings(noise_scale.shape[-1])
         loadings = self.loadings.double()
         factor = torch.linalg.cholesky(loadings.T @ loadings + torch.eye(loadings.shape[1]).to(loadings))
-        return self._deviation(noise_scale)[..., None] * factor.to(noise_scale.dtype)
+        return self.scales(noise_scale)[..., None] * factor.to(noise_scale.dtype)
 
     def likelihood(self, mean: Tensor, noise_scale: Tensor) -> TorchDistributionMixin:
         """Distribution of spectra around `mean` `(..., n_bands)`."""
-        deviation = self._deviation(noise_scale)
+        deviation = self.scales(noise_scale)
         return dist.LowRankMultivariateNormal(mean, deviation[..., None] * self.loadings.T.to(deviation), deviation.square(),
                                               validate_args=False)
 
@@ -242,10 +149,3 @@ def smooth_correlation(wavelengths: Tensor, length_scale: Tensor | float) -> Ten
     """
     scaled = math.sqrt(3.0) * (wavelengths[:, None] - wavelengths).abs() / length_scale
     return (1 + scaled) * (-scaled).exp()
-
-
-def _own(values: Tensor | np.ndarray | float | None, dtype: torch.dtype) -> Tensor:
-    """A copy, which arrays that are read-only need; not a number where nothing was given."""
-    if isinstance(values, Tensor):
-        return values.detach().to(dtype, copy=True)
-    return torch.as_tensor(np.array(math.nan if values is None else values), dtype=dtype)
