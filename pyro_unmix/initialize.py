@@ -73,6 +73,8 @@ class Start:
     joint
         Whether what pixels share may be drawn jointly with them: the noise is white, or correlates over bands in a known way and
         not over pixels, and the abundances look Dirichlet.
+    independent_errors
+        Whether pixels err independently of their neighbours: noise is white, or correlates between bands in a known way.
     degrees_of_freedom
         Of readings that are Student-t by themselves; None where they are not.
     """
@@ -89,12 +91,8 @@ class Start:
     mixing: nn.Module
     denoise: NonLocalMeans | None
     joint: bool
+    independent_errors: bool
     degrees_of_freedom: float | None = None
-
-    @property
-    def independent_errors(self) -> bool:
-        """Whether pixels err independently of their neighbours: noise is white, or correlates between bands in a known way."""
-        return self.denoise is not None or self.noise_correlation is not None
 
 
 @one_thread()
@@ -226,6 +224,7 @@ def initialize(model: UnmixingModel, scene: Scene, *, seed: int = 0,
         mixing=mixing,
         denoise=denoise,
         joint=joint,
+        independent_errors=white,
         degrees_of_freedom=None if noise.elliptical else noise.settings["degrees_of_freedom"],
     )
     prior: Any = model.abundances
