@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import DiagonalNoise, PixelBrightness
 from pyro_unmix.noise_structure import band_correlation, smooth_noise
 from pyro_unmix.numerics import one_thread, seeded
-from pyro_unmix.priors import MVNEndmembers, SpatialDirichlet, check_endmember_prior, smooth_scale_tril
+from pyro_unmix.priors import MVNEndmembers, SpatialDirichlet, check_endmember_prior, library_endmembers, smooth_scale_tril
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.scene import Scene
 from pyro_unmix.subspace import WHITE, count_endmembers, effective_bands
@@ -269,28 +270,31 @@ def _shapes(pixels: np.ndarray) -> np.ndarray:
     return pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12)
 
 
-def informed_endmembers(spectra: np.ndarray, scene: Scene, n_endmembers: int, *, sd: float = 0.1) -> MVNEndmembers:
+def informed_endmembers(spectra: np.ndarray | Sequence[np.ndarray], scene: Scene, n_endmembers: int, *,
+                        sd: float = 0.1) -> MVNEndmembers:
     """A prior centred on measured spectra, brought to the amplitude of the scene by one common factor.
 
     Parameters
     ----------
     spectra
-        `(n_endmembers, n_bands)`, in any unit proportional to reflectance, on the bands of the scene.
+        Of each endmember one, `(n_bands,)`, or several, `(n, n_bands)`, which then say how it varies (`library_endmembers`); in
+        any unit proportional to reflectance, on the bands of the scene.
     sd
-        Standard deviation in a band, in units of the root mean square of the spectrum.
+        Of an endmember of one spectrum: standard deviation in a band, in units of the root mean square of the spectrum.
 
     Raises
     ------
     InputError
         Another number of spectra than endmembers, or of bands than in the scene.
     """
-    spectra = np.atleast_2d(np.asarray(spectra, dtype=np.float64))
-    if spectra.shape != (n_endmembers, scene.n_bands):
-        raise InputError(f"{n_endmembers} spectra of {scene.n_bands} bands, one an endmember",
-                         f"an array of shape {spectra.shape}", "name as many materials as endmembers")
-    mean = spectra * np.median(coefficients(nnls, scene.pixels().astype(np.float64), spectra).sum(axis=1))
-    sds = sd * np.sqrt(np.mean(mean**2, axis=1))
-    return MVNEndmembers(mean, torch.stack([smooth_scale_tril(scene.wavelengths, scene.n_bands, s) for s in sds]))
+    given = [np.atleast_2d(np.asarray(some, dtype=np.float64)) for some in spectra]
+    if len(given) != n_endmembers or any(some.shape[1:] != (scene.n_bands,) for some in given):
+        raise InputError(f"{n_endmembers} spectra of {scene.n_bands} bands, one an endmember, or several",
+                         f"{len(given)} of shapes {sorted({some.shape for some in given})}",
+                         "name as many materials as endmembers")
+    means = np.stack([some.mean(axis=0) for some in given])
+    amplitude = np.median(coefficients(nnls, scene.pixels().astype(np.float64), means).sum(axis=1))
+    return library_endmembers([amplitude * some for some in given], scene.wavelengths, sd=sd)
 
 
 def _check_size(pixels: np.ndarray, k: int) -> None:

@@ -137,7 +137,7 @@ class LogisticNormal(nn.Module):
         mean, variance = (each.to(self._where) for each in _flat_coordinates(n_endmembers))
         mean = mean if self.loc is None else self.loc.expand(free)
         covariance = variance.diag() if self.covariance is None else self.covariance
-        covariance = covariance if covariance.ndim else covariance * torch.eye(free, device=covariance.device)
+        covariance = covariance if covariance.ndim else covariance * torch.eye(free).to(covariance)
         normal = dist.MultivariateNormal(mean, scale_tril=torch.linalg.cholesky(covariance))
         return dist.TransformedDistribution(normal, [StickBreakingTransform()])
 

@@ -18,6 +18,7 @@ _KNOWN_SD = 1e-4
 _MOST_LOG_SD = 0.2
 # Length scales in nm that are tried, and the share of variance that is independent from band to band.
 _LENGTH_SCALES, _NUGGET = np.geomspace(10.0, 2000.0, 60), 0.01
+_DEFAULT_LENGTH_SCALE = 100.0
 # Of the smooth kernel, at least, in a covariance of measured spectra.
 _LEAST_SHRINKAGE = 0.01
 
@@ -148,7 +149,7 @@ class LogNormalEndmembers(nn.Module):
     median: Tensor
     scale_tril: Tensor
 
-    def __init__(self, median: Tensor | np.ndarray | Sequence, sd: float = 0.1, length_scale: float = 100.0,
+    def __init__(self, median: Tensor | np.ndarray | Sequence, sd: float = 0.1, length_scale: float = _DEFAULT_LENGTH_SCALE,
                  wavelengths: np.ndarray | Sequence[float] | None = None):
         super().__init__()
         median = _spectra(median)
@@ -194,22 +195,24 @@ def library_endmembers(spectra: Sequence[np.ndarray], wavelengths: np.ndarray | 
     n_bands = each[0].shape[1] if each else 0
     if not each or any(some.shape[1] != n_bands for some in each):
         raise InputError("spectra (n, n_bands) of each endmember, on the same bands", f"shapes {[some.shape for some in each]}")
-    kernel = smooth_scale_tril(wavelengths, n_bands, 1.0).double().numpy()
+    smooth = smooth_scale_tril(wavelengths, n_bands, 1.0).double().numpy()
     means = np.stack([some.mean(axis=0) for some in each])
-    factors = [_shrunk_factor(some, kernel @ kernel.T, sd) for some in each]
+    factors = [_shrunk_factor(some, smooth, sd) for some in each]
     return MVNEndmembers(means, np.stack(factors))
 
 
 def spectral_length_scale(spectra: np.ndarray, wavelengths: np.ndarray | None) -> float:
     """Length scale in nm of the Matern-3/2 kernel (`smooth_scale_tril`) under which `spectra` `(n, n_bands)`, each from its own
-    mean over bands and of its own variance, are most probable, of 60 between 10 and 2000.
+    mean over bands and of its own variance, are most probable, of 60 between 10 and 2000; 100 where none has features.
 
     Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, eq. 5.8; the variance at its best in closed form.
     """
     n_bands = spectra.shape[1]
     centred = spectra - spectra.mean(axis=1, keepdims=True)
     centred = centred[(centred**2).sum(axis=1) > 0]
-    best = -np.inf, 100.0  # of spectra that are constant there is none
+    if not len(centred):
+        return _DEFAULT_LENGTH_SCALE
+    best = -np.inf, _DEFAULT_LENGTH_SCALE
     for length_scale in _LENGTH_SCALES.tolist():
         factor = smooth_scale_tril(wavelengths, n_bands, 1.0, length_scale=length_scale, nugget=_NUGGET).double().numpy()
         white = np.linalg.solve(factor, centred.T)
@@ -218,7 +221,7 @@ def spectral_length_scale(spectra: np.ndarray, wavelengths: np.ndarray | None) -
     return best[1]
 
 
-def smooth_scale_tril(wavelengths: np.ndarray | None, n_bands: int, sd: float, *, length_scale: float = 100.0,
+def smooth_scale_tril(wavelengths: np.ndarray | None, n_bands: int, sd: float, *, length_scale: float = _DEFAULT_LENGTH_SCALE,
                       nugget: float = _NUGGET) -> Tensor:
     """Cholesky factor `(n_bands, n_bands)` of a covariance that is smooth over wavelength.
 
@@ -246,11 +249,13 @@ def smooth_scale_tril(wavelengths: np.ndarray | None, n_bands: int, sd: float, *
     return torch.as_tensor(sd * np.linalg.cholesky(covariance), dtype=torch.float32)
 
 
-def _shrunk_factor(spectra: np.ndarray, kernel: np.ndarray, sd: float) -> np.ndarray:
-    """Lower Cholesky factor `(n_bands, n_bands)` of the covariance of one material's `spectra` `(n, n_bands)`."""
+def _shrunk_factor(spectra: np.ndarray, smooth: np.ndarray, sd: float) -> np.ndarray:
+    """Lower Cholesky factor `(n_bands, n_bands)` of the covariance of one material's `spectra` `(n, n_bands)`, shrunk towards the
+    one that has the factor `smooth`."""
     n = len(spectra)
     if n == 1:
-        return np.linalg.cholesky(sd**2 * np.mean(spectra**2) * kernel)
+        return sd * np.sqrt(np.mean(spectra**2)) * smooth
+    kernel = smooth @ smooth.T
     centred = spectra - spectra.mean(axis=0)
     covariance = centred.T @ centred / (n - 1)
     target = max(np.trace(covariance) / len(kernel), (_KNOWN_SD**2) * np.mean(spectra**2)) * kernel
