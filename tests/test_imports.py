@@ -35,7 +35,7 @@ initialize heads
 guide
 refine
 pairs pieces predictive diagnostics
-sources questions
+sources questions proposal
 training posterior ways
 fit
 transfer
