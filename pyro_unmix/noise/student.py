@@ -53,7 +53,7 @@ class StudentNoise(BandNoise):
             raise InputError("positive, finite degrees_of_freedom", f"{degrees_of_freedom}")
         if degrees_of_freedom is None and not torch.isnan(self.scale).any():
             raise InputError("degrees_of_freedom with a scale", "none", "leave both open, or only the scale")
-        self.settings: dict[str, float | None] = {**self.settings, "degrees_of_freedom": degrees_of_freedom}
+        self.settings["degrees_of_freedom"] = degrees_of_freedom
         self.register_buffer("degrees_of_freedom", own(degrees_of_freedom, torch.float32))
 
     def measured(self, residual: Tensor | np.ndarray, floor: float) -> BandNoise:
