@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -20,17 +21,16 @@ from pyro_unmix.noise_structure import neighbour_correlation
 from pyro_unmix.numerics import one_thread, seeded
 from pyro_unmix.predictive import log_likelihood
 from pyro_unmix.progress import StageProgress
+from pyro_unmix.proposal import Proposal, few_of
 from pyro_unmix.scene import Scene
 from pyro_unmix.sources import shared_by_guide
 from pyro_unmix.tiles import Tiling
 from pyro_unmix.ways import has_joint_draws, joint_draws
 
-# Pixels to a tile's side, and draws from the prior for every one of the guide's: they bound the weights of the others.
-_TILE, _FROM_PRIOR = 32, 0.1
+# Pixels to a tile's side.
+_TILE = 32
 # From fewer draws no tail can be told.
 _LEAST_DRAWS = 25
-# No abundance is zero, where densities may have poles.
-_LEAST = 1e-30
 # An integral over a pixel's abundances rests on fewer effective draws than this: its logarithm is off by a third or more.
 _EFFECTIVE = 10.0
 # Share of pixels with a bad tail, or a bad integral, that is passed over; correlation of neighbours that is.
@@ -49,8 +49,8 @@ def compare(fits: Sequence[Fit], scene: Scene, *, names: Sequence[str] | None = 
     84, eq. 9. Given abundances that the same pixel has fitted, as in `to_arviz(groups=["log_likelihood"])`, the sampling fails,
     and the model with the most freedom in a pixel looks best.
 
-    The integral is importance sampling too: nine tenths of the draws come from the guide, the others from the prior (Hesterberg
-    1995, Technometrics 37), so that a guide too sure of itself does no harm.
+    The integral is importance sampling too (`proposal.Proposal`): draws come from the guide, from a normal on the simplex that a
+    first round has found, and a tenth from the prior, so that a guide too sure of itself does no harm.
 
     Parameters
     ----------
@@ -180,46 +180,33 @@ def marginal_log_likelihood(fit: Fit, scene: Scene, seen: Scene, n_shared: int, 
         brightness_scale = shared.brightness_scale
     else:
         endmembers, noise_scale = shared_by_guide(fit, n_shared)
+
+    def log_target(pixels: Tensor, s: int, abundances: Tensor, brightness: Tensor | None) -> Tensor:
+        """Log of prior times likelihood given shared draw s, `(n_draws, n)`."""
+        prior = model.abundances(k) if concentration is None else dist.Dirichlet(concentration[s])
+        found = prior.log_prob(abundances)
+        if brightness is not None:
+            light = model.brightness.prior() if brightness_scale is None else dist.LogNormal(
+                torch.zeros_like(brightness_scale[s]), brightness_scale[s])
+            found = found + light.log_prob(brightness)
+        return found + log_likelihood(model, pixels, endmembers[s].double(), noise_scale[s].double(), abundances, brightness)
+
     rows, cols, _ = scene.shape
     evidence, effective = np.zeros((n_shared, rows, cols)), np.zeros((rows, cols))
     tiling = Tiling(scene, _TILE, fit.guide.halo)
     for number in range(len(tiling)):
         tiles = tiling.batch([number])
         row, col = (index.numpy() for index in tiling.rows_and_columns(tiles, [number]))
-        abundances, brightness, log_density = _proposed(fit, *fit.guide.pixels(tiles), n_draws)
         pixels = tiles.pixels().double()
+        proposal = Proposal.of(model, *fit.guide.pixels(tiles), [partial(log_target, pixels, s) for s in few_of(n_shared)])
+        abundances, brightness, log_density = proposal.sample(n_draws)
         for s in range(n_shared):
-            prior = model.abundances(k) if concentration is None else dist.Dirichlet(concentration[s])
-            log_weights = prior.log_prob(abundances) - log_density
-            if brightness is not None:
-                light = model.brightness.prior() if brightness_scale is None else dist.LogNormal(
-                    torch.zeros_like(brightness_scale[s]), brightness_scale[s])
-                log_weights = log_weights + light.log_prob(brightness)
-            log_weights = log_weights + log_likelihood(model, pixels, endmembers[s].double(), noise_scale[s].double(), abundances,
-                                                       brightness)
+            log_weights = log_target(pixels, s, abundances, brightness) - log_density
             log_weights = log_weights.nan_to_num(nan=-1e300, posinf=-1e300, neginf=-1e300)
             evidence[s, row, col] = (log_weights.logsumexp(dim=0) - math.log(n_draws)).numpy()
             effective[row, col] += (1.0 / log_weights.softmax(dim=0).square().sum(dim=0)).numpy() / n_shared
     use = scene.mask.values
     return evidence[:, use], effective[use]
-
-
-def _proposed(fit: Fit, q_abundances, q_brightness, n_draws: int) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Abundances `(n_draws, n, K)` and brightness `(n_draws, n)` of the guide's and, a few, of the prior, and the log density of
-    the mixture of the two."""
-    model, n = fit.model, q_abundances.batch_shape[0]
-    few = round(_FROM_PRIOR * n_draws)
-    prior = model.abundances(model.n_endmembers)
-    drawn = torch.cat([q_abundances.sample(torch.Size([n_draws - few])), prior.sample(torch.Size([few, n]))]).clamp_min(_LEAST)
-    drawn = drawn / drawn.sum(dim=-1, keepdim=True)
-    by_guide, by_prior = q_abundances.log_prob(drawn), prior.log_prob(drawn)
-    brightness = None
-    if q_brightness is not None:
-        light = model.brightness.prior()
-        brightness = torch.cat([q_brightness.sample(torch.Size([n_draws - few])), light.sample(torch.Size([few, n]))])
-        by_guide, by_prior = by_guide + q_brightness.log_prob(brightness), by_prior + light.log_prob(brightness)
-    density = torch.logaddexp(by_guide.double() + math.log1p(-few / n_draws), by_prior.double() + math.log(few / n_draws))
-    return drawn.double(), None if brightness is None else brightness.double(), density
 
 
 def _doubts_of_fit(fit: Fit, seen: Scene) -> Iterator[Finding]:

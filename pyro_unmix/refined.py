@@ -29,7 +29,7 @@ class RefinedPosterior(Posterior):
     ----------
     method
         "exact": given draws of what pixels share from their posterior, exact draws of every pixel. "cut": given the guide's
-        endmembers, a bootstrap of the residuals. "re-weighted": the guide's own draws, weighted.
+        endmembers, a bootstrap of the residuals. "re-weighted": draws from around the guide, weighted.
     """
 
     _source: DrawnSource

@@ -36,7 +36,8 @@ class Variability(nn.Module):
         raise NotImplementedError
 
     def likelihood(self, mean: Tensor, amounts: Tensor, endmembers: Tensor, noise_cholesky: Tensor) -> VariedNormal:
-        """Distribution of spectra around `mean` `(..., n_bands)`, of `amounts` `(..., n_endmembers)`: brightness times abundances.
+        """Distribution of spectra around `mean` `(..., n_bands)`; `amounts` `(..., n_endmembers)` are brightness times
+        abundances.
 
         `noise_cholesky`: lower factor `(n_bands, n_bands)` of the noise, or its standard deviations `(n_bands,)`.
         """
@@ -45,8 +46,8 @@ class Variability(nn.Module):
                             validate_args=False)
 
     def log_prob(self, pixels: Tensor, amounts: Tensor, endmembers: Tensor, noise_cholesky: Tensor) -> Tensor:
-        """Log density of `pixels` `(n, n_bands)` given `amounts` `(..., n, n_endmembers)`, `(..., n)`: that of `likelihood` around
-        linear mixtures, at a cost that does not depend on the number of bands."""
+        """Log density `(..., n)` of `pixels` `(n, n_bands)` given `amounts` `(..., n, n_endmembers)`: that of `likelihood`
+        around linear mixtures, at a cost that does not depend on the number of bands."""
         factors = self.factors(endmembers)
         rank = factors.shape[1]
         white, white_endmembers, white_pixels = (whiten(rows, noise_cholesky)
@@ -73,9 +74,9 @@ class Variability(nn.Module):
 
     @torch.no_grad()
     def noise_beside(self, residual: np.ndarray, amounts: np.ndarray, endmembers: np.ndarray, floor: float) -> np.ndarray:
-        """Standard deviations `(n_bands,)`, at least `floor`, of independent noise that leaves, with this variability, a `residual`
-        `(n, n_bands)` of pixels of `amounts` `(n, n_endmembers)`. By the EM algorithm of factor analysis (Rubin and Thayer 1982,
-        Psychometrika 47), the loadings known."""
+        """Standard deviations `(n_bands,)`, at least `floor`, of independent noise that leaves, with this variability, a
+        `residual` `(n, n_bands)` of pixels of `amounts` `(n, n_endmembers)`. By the EM algorithm of factor analysis (Rubin and
+        Thayer 1982, Psychometrika 47), the loadings known."""
         rows, u, spectra = (torch.as_tensor(each, dtype=torch.float64) for each in (residual, amounts, endmembers))
         factors = self.factors(spectra)
         each, loadings = u.repeat_interleave(factors.shape[1], dim=-1), factors.flatten(0, 1)
@@ -96,8 +97,8 @@ class LowRankVariability(Variability):
     Parameters
     ----------
     factors
-        `(n_endmembers, rank, n_bands)`, in the unit of the scene: an endmember's covariance is factors^T factors. None: to be read
-        from a saved state.
+        `(n_endmembers, rank, n_bands)`, in the unit of the scene: an endmember's covariance is factors^T factors. None: to be
+        read from a saved state.
 
     Raises
     ------
@@ -123,8 +124,8 @@ class LowRankVariability(Variability):
         Parameters
         ----------
         bundle
-            A library that holds several spectra under one name, or for each endmember an array `(n_spectra, n_bands)`; in the unit
-            of the scene and on its bands.
+            A library that holds several spectra under one name, or for each endmember an array `(n_spectra, n_bands)`; in the
+            unit of the scene and on its bands.
         names
             Of the endmembers, in their order, where a library is given. None: in the order in which the library has them.
         rank
@@ -133,7 +134,8 @@ class LowRankVariability(Variability):
         Raises
         ------
         InputError
-            Fewer than two spectra of a material, a name that the library does not have, shapes that do not agree, or a rank below 1.
+            Fewer than two spectra of a material, a name that the library does not have, shapes that do not agree, or a rank
+            below 1.
         """
         if isinstance(bundle, SpectralLibrary):
             names = list(dict.fromkeys(bundle.names)) if names is None else list(names)
@@ -155,7 +157,7 @@ class LowRankVariability(Variability):
         """F, `(n_endmembers, rank, n_bands)`."""
         if (self.loadings.shape[0], self.loadings.shape[2]) != tuple(endmembers.shape):
             raise InputError(f"factors of {endmembers.shape[0]} endmembers and {endmembers.shape[1]} bands",
-                             f"shape {tuple(self.loadings.shape)}", "take the bundle on the bands of the scene, a set an endmember")
+                             f"shape {tuple(self.loadings.shape)}", "take the bundle on the bands of the scene")
         return self.loadings.to(endmembers)
 
 
@@ -219,8 +221,9 @@ class VariedNormal(TorchDistribution):
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> VariedNormal:
-        return VariedNormal(self.loc.expand(*batch_shape, *self.event_shape), self.amounts.expand(*batch_shape, len(self.factors)),
-                            self.factors, self.noise_cholesky, validate_args=False)
+        amounts = self.amounts.expand(*batch_shape, len(self.factors))
+        return VariedNormal(self.loc.expand(*batch_shape, *self.event_shape), amounts, self.factors, self.noise_cholesky,
+                            validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -239,7 +242,7 @@ class VariedNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         apart = torch.broadcast_tensors(value - self.loc, self.loc)[0]
-        white, factors = whiten(apart.reshape(-1, apart.shape[-1]), self.noise_cholesky), whiten(self.factors, self.noise_cholesky)
+        white, factors = (whiten(rows, self.noise_cholesky) for rows in (apart.reshape(-1, apart.shape[-1]), self.factors))
         amounts = self.amounts.expand(*apart.shape[:-1], len(factors)).reshape(len(white), -1)
         scales = self.noise_cholesky if self.noise_cholesky.ndim == 1 else self.noise_cholesky.diagonal()
         normal = -0.5 * white.square().sum(dim=-1) - scales.log().sum() - 0.5 * len(scales) * math.log(2 * math.pi)

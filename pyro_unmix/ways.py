@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from pyro_unmix.pieces import Drawn
 from pyro_unmix.predictive import log_likelihood
 from pyro_unmix.priors import SpatialDirichlet
 from pyro_unmix.progress import StageProgress
+from pyro_unmix.proposal import Proposal, few_of
 from pyro_unmix.refine.sampling import Draws
 from pyro_unmix.refine.shared import Shared, draw_shared, is_exact
 from pyro_unmix.scene import Scene
@@ -34,7 +36,6 @@ _LEAST_EFFECTIVE = 0.1
 _RESIDUALS, _GROWING = 10_000, 1000
 # Share of the median brightness below which residuals no longer shrink.
 _DARK = 0.1
-# No abundance is zero, where densities may have poles.
 _LEAST = 1e-30
 
 
@@ -114,11 +115,11 @@ class Cut(DrawnSource):
 
 
 class Reweighted(DrawnSource):
-    """The guide's draws, chosen by how much more probable the model makes them than the guide, given the guide's endmembers.
+    """Draws chosen by how much more probable the model makes them than where they come from, given the guide's endmembers.
 
     Importance sampling with resampling (Rubin 1988, Bayesian Statistics 3, "Using the SIR algorithm to simulate posterior
-    distributions"). Where few draws carry the weight it does harm: pixels whose effective draws are less than a tenth keep those
-    of the guide.
+    distributions") from a `Proposal` that the guide begins. Where few draws carry the weight it does harm: pixels whose effective
+    draws are less than a tenth keep those of the guide.
     """
 
     method, weighted, joint = "re-weighted", True, False
@@ -129,10 +130,11 @@ class Reweighted(DrawnSource):
 
     @torch.no_grad()
     def draw(self, tiles: Tiles, n_draws: int) -> Drawn:
-        q = self.fit.guide.pixels(tiles)
         pixels = tiles.pixels().double()
+        targets = [self._target(pixels, number) for number in few_of(len(self.endmembers))]
+        proposal = Proposal.of(self.fit.model, *self.fit.guide.pixels(tiles), targets)
         shares = list(self._shares(n_draws))
-        weighted = [self._weigh(q, pixels, number, _n_weighted(count)) for number, count in shares]
+        weighted = [self._weigh(proposal, pixels, number, _n_weighted(count)) for number, count in shares]
         effective = torch.stack([draws.effective() for draws in weighted]).sum(dim=0)
         lost = effective < _LEAST_EFFECTIVE * sum(len(draws.log_weights) for draws in weighted)
         parts = []
@@ -144,17 +146,21 @@ class Reweighted(DrawnSource):
             parts.append(_kept(chosen, draws))
         return _together(parts)
 
-    def _weigh(self, q: tuple, pixels: Tensor, number: int, n_draws: int) -> Draws:
-        model, (q_abundances, q_brightness) = self.fit.model, q
-        drawn = q_abundances.sample(torch.Size([n_draws])).clamp_min(_LEAST)
-        abundances = drawn.double() / drawn.double().sum(dim=-1, keepdim=True)
-        log_weights = model.abundances(model.n_endmembers).log_prob(abundances) - q_abundances.log_prob(drawn)
-        brightness = None
-        if q_brightness is not None:
-            brightness = q_brightness.sample(torch.Size([n_draws])).double()
-            log_weights = log_weights + model.brightness.prior().log_prob(brightness) - q_brightness.log_prob(brightness)
-        log_weights = log_weights + log_likelihood(model, pixels, self.endmembers[number].double(),
-                                                   self.noise_scale[number].double(), abundances, brightness)
+    def _target(self, pixels: Tensor, number: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+        """Log of prior times likelihood of abundances and brightness, given shared draw `number`."""
+        model, endmembers, noise_scale = self.fit.model, self.endmembers[number].double(), self.noise_scale[number].double()
+
+        def log_target(abundances: Tensor, brightness: Tensor | None) -> Tensor:
+            found = model.abundances(model.n_endmembers).log_prob(abundances)
+            if brightness is not None:
+                found = found + model.brightness.prior().log_prob(brightness)
+            return found + log_likelihood(model, pixels, endmembers, noise_scale, abundances, brightness)
+
+        return log_target
+
+    def _weigh(self, proposal: Proposal, pixels: Tensor, number: int, n_draws: int) -> Draws:
+        abundances, brightness, log_density = proposal.sample(n_draws)
+        log_weights = self._target(pixels, number)(abundances, brightness) - log_density
         return Draws(abundances, brightness, log_weights.nan_to_num(nan=-1e300, posinf=-1e300, neginf=-1e300))
 
 

@@ -21,7 +21,7 @@ from pyro_unmix.numerics import seeded
 from pyro_unmix.sources import shared_by_guide
 
 L, NOISE = 16, 0.05
-CONFIG = pu.FitConfig(svi_steps=40, calibration_steps=40, sampling_steps=250, kl_warmup_steps=20, window=20, device="cpu")
+CONFIG = pu.FitConfig(svi_steps=40, calibration_steps=30, sampling_steps=160, kl_warmup_steps=20, window=20, device="cpu")
 DRAWS = {"shared_draws": 100, "draws": 100}
 
 

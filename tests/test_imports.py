@@ -36,7 +36,7 @@ initialize heads
 guide
 refine
 pairs pieces predictive diagnostics
-sources questions
+sources questions proposal
 simulator_check
 training posterior ways
 fit

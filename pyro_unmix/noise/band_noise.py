@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -37,7 +38,7 @@ class BandNoise(nn.Module):
 
     def __init__(self, scale: Tensor | np.ndarray | float | None = None, spread: float = 1.0, floor: float = 1e-6):
         super().__init__()
-        self.settings: dict[str, float] = {}
+        self.settings: dict[str, Any] = {}
         self.register_buffer("scale", None)
         self._set(scale, spread, floor)
 
