@@ -97,7 +97,7 @@ def _of_simulated(differs: bool) -> Finding:
                        "Intervals are a best effort: mend the simulation in what is named here first, then look again.")
     return Finding("trusted", "The scene looks like those that the guide was trained on.",
                    "Intervals can be trusted as far as the simulation can: a material of which there is little, or that looks "
-                   "like mixtures of the others, goes unnoticed.")
+                   "like mixtures of the others or varies like them, goes unnoticed.")
 
 
 def _noise_findings(checks: Checks) -> Iterator[Finding]:
