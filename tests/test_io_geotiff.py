@@ -86,6 +86,36 @@ def test_wavelengths_are_found_where_they_are(tmp_path, write):
         np.testing.assert_allclose(scene.fwhm, FWHM[kept], rtol=1e-5)
 
 
+def write_product(folder, bands=BANDS):
+    """As EnMAP's products come: an image of integers that says nothing, and a METADATA.XML."""
+    name = "ENMAP01-____L2A-DT0000001049_20220612T105735Z_028_V010303_20230922T131826Z"
+    stored = (reflectance() * 10_000).round().astype("int16")
+    write_raster(folder / f"{name}-SPECTRAL_IMAGE.TIF", stored, nodata=-32768).close()
+    described = "".join(
+        f"<bandID number='{n + 1}'><wavelengthCenterOfBand>{NM[n]}</wavelengthCenterOfBand><FWHMOfBand>{FWHM[n]}</FWHMOfBand>"
+        "<GainOfBand>1.0e-04</GainOfBand><OffsetOfBand>0</OffsetOfBand></bandID>" for n in range(bands))
+    about = folder / f"{name}-METADATA.XML"
+    about.write_text(f"<level_X><specific><bandCharacterisation>{described}</bandCharacterisation></specific></level_X>")
+    return folder / f"{name}-SPECTRAL_IMAGE.TIF", about
+
+
+def test_an_enmap_product_is_described_beside_its_image(tmp_path):
+    image, about = write_product(tmp_path)
+    scene = opened(image)
+    np.testing.assert_array_equal(scene.wavelengths, NM[DRY])
+    np.testing.assert_array_equal(scene.fwhm, FWHM[DRY])
+    np.testing.assert_allclose(scene.reflectance.values, reflectance()[:, :, DRY], rtol=1e-6)
+    about.write_text(about.read_text()[:-40])
+    with pytest.raises(InputError, match="METADATA.XML"):
+        open_scene(image)
+    write_product(tmp_path, bands=5)
+    with pytest.raises(InputError, match="12 bands in .*METADATA.XML.* got 5"):
+        open_scene(image)
+    about.unlink()
+    with pytest.warns(UnmixWarning, match="taken as ten-thousandths|does not say"):
+        assert open_scene(image).wavelengths is None
+
+
 @pytest.mark.parametrize("names", [[f"{n + 1}" for n in range(BANDS)], [f"band {n}" for n in range(BANDS)],
                                    [f"{nm} nm" if nm > 500 else "blue" for nm in NM]])
 def test_without_wavelengths_a_file_opens_with_a_note(tmp_path, names):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.io import raster
+from pyro_unmix.io import enmap, raster
 from pyro_unmix.io.bands import described, nanometres, widths
 from pyro_unmix.io.cubes import Cube, check_size
 from pyro_unmix.io.extras import needed
@@ -31,11 +31,15 @@ def open_cube(path: Path) -> Iterator[Cube]:
         whole = _lower(file.tags()) | _lower(file.tags(ns="ENVI"))
         unit = bands[0].get("wavelength_units", whole.get("wavelength_units", ""))
         wavelengths = nanometres(_each(bands, whole, "wavelength"), unit)
+        fwhm = widths(_each(bands, whole, "fwhm"), unit, wavelengths)
         if wavelengths is None:
             wavelengths = described(file.descriptions)
+        product = enmap.bands_beside(path, file.count)
+        if wavelengths is None and product:
+            wavelengths, fwhm = product["wavelength"], product["fwhm"]
         bad = _each(bands, whole, "bbl")
-        yield raster.cube(file, wavelengths=wavelengths, fwhm=widths(_each(bands, whole, "fwhm"), unit, wavelengths),
-                          bad=np.zeros(file.count, bool) if bad is None else bad == 0)
+        yield raster.cube(file, wavelengths=wavelengths, fwhm=fwhm, bad=np.zeros(file.count, bool) if bad is None else bad == 0,
+                          gains=product.get("gain"), offsets=product.get("offset"))
 
 
 def write_summary(summary: xr.Dataset, path: Path) -> None:

@@ -34,20 +34,24 @@ def opened(path: Path, driver: str, what: str, **settings: str) -> Iterator[Any]
             yield file
 
 
-def cube(file: Any, **parts: Any) -> Cube:
-    """A `Cube` of an open file; `parts` are what its format says of the bands, and take the place of what GDAL says."""
+def cube(file: Any, *, gains: np.ndarray | None = None, offsets: np.ndarray | None = None, **parts: Any) -> Cube:
+    """A `Cube` of an open file; `parts` are what its format says of the bands.
+
+    `gains` and `offsets` `(bands,)` are followed where GDAL knows none.
+    """
     window = needed("rasterio").windows.Window
-    scales, offsets = np.array(file.scales), np.array(file.offsets)
+    if gains is None or offsets is None or np.any(np.array(file.scales) != 1):
+        gains, offsets = np.array(file.scales), np.array(file.offsets)
 
     def read(rows: slice, bands: np.ndarray) -> np.ndarray:
         part = file.read([int(band) + 1 for band in bands], window=window(0, rows.start, file.width, rows.stop - rows.start),
                          masked=True)
         values = np.moveaxis(part.astype(np.float64).filled(np.nan), 0, -1)
-        return values * scales[bands] + offsets[bands]
+        return values * gains[bands] + offsets[bands]
 
     rows, cols, n_bands = file.height, file.width, file.count
     return Cube(**{"shape": (rows, cols, n_bands), "read": read, "bad": np.zeros(n_bands, bool), "block": file.block_shapes[0][0],
-                   "scaled": bool((scales != 1).any()), "coords": coordinates(file.crs, file.transform, rows, cols)} | parts)
+                   "scaled": bool((gains != 1).any()), "coords": coordinates(file.crs, file.transform, rows, cols)} | parts)
 
 
 def write_maps(summary: xr.Dataset, path: Path, driver: str, **options: Any) -> None:
