@@ -61,6 +61,13 @@ def test_a_data_array_keeps_its_coordinates():
     np.testing.assert_allclose(scene.reflectance.values, image.values, rtol=1e-6)
 
 
+def test_widths_of_bands_are_kept():
+    scene = Scene(cube(), wavelengths=NM, fwhm=np.full(6, 7.5))
+    np.testing.assert_array_equal(scene.fwhm, np.full(6, 7.5))
+    np.testing.assert_array_equal(scene.crop(slice(0, 2)).fwhm, scene.fwhm)
+    assert Scene(cube(), wavelengths=NM).fwhm is None
+
+
 def test_a_data_array_need_not_know_its_wavelengths():
     image = xr.DataArray(cube(), dims=("y", "x", "wavelength"))
     assert Scene(image).wavelengths is None
@@ -185,6 +192,8 @@ DEAD[:, :, 2] = np.nan
     (cube(), {"wavelengths": np.arange(1.0, 8.0)}, "6 wavelengths.*got 7.*bands that were kept"),
     (cube(), {"wavelengths": [400, 500, np.nan, 700, 800, 900]}, "finite, positive wavelengths"),
     (cube(), {"wavelengths": NM - 400}, "finite, positive wavelengths"),
+    (cube(), {"fwhm": np.ones(5)}, "6 positive widths.*got 5"),
+    (cube(), {"fwhm": np.zeros(6)}, "6 positive widths.*not positive"),
     (cube(), {"mask": np.ones((5, 4), bool)}, "mask of shape .4, 5."),
     (cube(), {"mask": np.zeros((4, 5), bool)}, "at least one pixel to use"),
     (DEAD, {}, "no finite value in band 2;"),

@@ -14,7 +14,7 @@ from pyro_unmix.errors import InputError
 from pyro_unmix.io import raster
 from pyro_unmix.io.bands import described, nanometres, widths
 from pyro_unmix.io.cubes import Cube
-from pyro_unmix.io.envi_header import TYPES, number, numbers, pair, read_header
+from pyro_unmix.io.envi_header import TYPES, number, numbers, pair, read_header, shown
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
 
@@ -70,11 +70,11 @@ def _checked_shape(header: dict[str, str], header_path: Path, data_path: Path) -
     """`(rows, columns, bands)`, of a header that agrees with the size of its file to the byte."""
     rows, cols, n_bands, kind, order, offset = (int(number(header, field, header_path, default)) for field, default in (
         ("lines", None), ("samples", None), ("bands", None), ("data type", None), ("byte order", 0), ("header offset", 0)))
-    interleave = header.get("interleave", "none").lower()
+    interleave = shown(header, "interleave").lower()
     if (kind not in TYPES or order not in (0, 1) or min(rows, cols, n_bands) < 1 or offset < 0
             or interleave not in ("bil", "bip", "bsq") or "library" in header.get("file type", "").lower()):
         raise InputError(f"an ENVI header of an image of real numbers in '{header_path.name}'",
-                         f"file type {header.get('file type', 'unknown')}, data type {kind}, byte order {order}, interleave "
+                         f"file type {shown(header, 'file type')}, data type {kind}, byte order {order}, interleave "
                          f"{interleave}, {rows} lines, {cols} samples, {n_bands} bands, header offset {offset}",
                          "correct the header; a spectral library is opened with open_library")
     wanted, there = offset + rows * cols * n_bands * np.dtype(TYPES[kind]).itemsize, data_path.stat().st_size

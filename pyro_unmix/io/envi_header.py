@@ -67,5 +67,10 @@ def number(header: dict[str, str], field: str, path: Path, default: float | None
             raise ValueError
         return value
     except (KeyError, ValueError):
-        raise InputError(f"a number '{field}' in '{path.name}'", f"'{header.get(field, 'none')}'",
+        raise InputError(f"a number '{field}' in '{path.name}'", f"'{shown(header, field)}'",
                          "the header is not complete") from None
+
+
+def shown(header: dict[str, str], field: str) -> str:
+    """What a field holds, for a message: on one line, and not all of a list that an open brace has made of the header."""
+    return " ".join(header.get(field, "none").split())[:60]

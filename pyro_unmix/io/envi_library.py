@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.io.envi_header import TYPES, number, numbers, pair, read_header
+from pyro_unmix.io.envi_header import TYPES, number, numbers, pair, read_header, shown
 
 _LENGTHS = {"", "unknown", "micrometers", "micrometer", "microns", "um", "nanometers", "nanometer", "nm"}
 
@@ -18,7 +18,7 @@ def read_library(path: Path) -> dict:
     header = read_header(header_path)
     if "library" not in header.get("file type", "library").lower() or number(header, "bands", header_path, 1) != 1:
         raise InputError(f"the header of a spectral library in '{header_path.name}'",
-                         f"file type {header.get('file type', 'unknown')}, {header.get('bands', 1)} bands",
+                         f"file type {shown(header, 'file type')}, {shown(header, 'bands')} bands",
                          "a scene is opened with open_scene")
     spectra = _read_spectra(header, header_path, data_path)
     parts = {"spectra": spectra, "names": _names(header, header_path, len(spectra))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,7 @@ def _about_bands(image: xr.DataArray, dataset: xr.Dataset, bands: xr.Dataset | N
         if names:
             found[what] = along[names[0]]
     # Numbers of bands are no wavelengths, whatever they are called.
-    if "wavelength" in found and np.array_equal(np.diff(found["wavelength"].values.astype(np.float64)), np.ones(n - 1)) \
-            and not re.search("m", str(found["wavelength"].attrs.get("units", ""))):
+    if "wavelength" in found and any(np.array_equal(found["wavelength"].values, first + np.arange(n)) for first in (0, 1)):
         del found["wavelength"]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def opened(path: Path, driver: str, what: str, **settings: str) -> Iterator[Any]
     `settings` are GDAL's.
     """
     rasterio = needed("rasterio")
-    with readable(path, what), rasterio.Env(**settings):
+    with readable(path, what), _without_noise(), rasterio.Env(**settings):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             file = rasterio.open(path, driver=driver)
@@ -32,6 +33,26 @@ def opened(path: Path, driver: str, what: str, **settings: str) -> Iterator[Any]
             if not all(np.dtype(kind).kind in "iuf" for kind in file.dtypes):
                 raise InputError("an image of real numbers", f"'{path.name}' of {file.dtypes[0]}", "convert it")
             yield file
+
+
+@contextmanager
+def _without_noise() -> Iterator[None]:
+    """Rasterio cannot pass a message of GDAL on that quotes damaged bytes, and prints a traceback of that beside the error."""
+    hooks = sys.excepthook, sys.unraisablehook
+
+    def excepthook(kind: Any, error: Any, traceback: Any) -> None:
+        if not issubclass(kind, UnicodeDecodeError):
+            hooks[0](kind, error, traceback)
+
+    def unraisablehook(found: Any) -> None:
+        if found.exc_type is not UnicodeDecodeError:
+            hooks[1](found)
+
+    sys.excepthook, sys.unraisablehook = excepthook, unraisablehook
+    try:
+        yield
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks
 
 
 def cube(file: Any, *, gains: np.ndarray | None = None, offsets: np.ndarray | None = None, **parts: Any) -> Cube:
