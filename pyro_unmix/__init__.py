@@ -1,6 +1,6 @@
 """Bayesian hyperspectral unmixing in Pyro."""
 
-from pyro_unmix import mixing, noise, plot, priors, recipes, variability
+from pyro_unmix import mixing, noise, paper, plot, priors, recipes, variability
 from pyro_unmix.compare import compare
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
@@ -26,6 +26,7 @@ __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
     "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder",
     "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "compare", "evaluate",
-    "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene", "plot",
-    "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "variability", "whole",
+    "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene",
+    "paper", "plot", "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "variability",
+    "whole",
 ]

@@ -40,7 +40,7 @@ sources questions proposal
 simulator_check
 training posterior ways
 fit
-transfer
+transfer paper
 components plot arviz refined
 report benchmark compare
 experiments

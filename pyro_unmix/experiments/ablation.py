@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from pyro_unmix import paper
 from pyro_unmix.benchmark.methods import without_reference
 from pyro_unmix.benchmark.scenes import SCENES as BENCHMARK_SCENES
 from pyro_unmix.benchmark.scenes import Entry, count_of
@@ -43,12 +44,9 @@ class Training:
     mse_weight: float
 
 
-_SOFTMAX_STEPS = 400
 HEADS = {
     "auto": Training(FitConfig(), mse_weight=0.0),
-    # The paper's loss alone, ELBO and squared error, without calibration. It starts from nothing: more steps, and all of them,
-    # for its loss is too noisy to tell when it has stopped falling.
-    "softmax": Training(FitConfig(svi_steps=_SOFTMAX_STEPS, window=_SOFTMAX_STEPS, calibration_steps=0), mse_weight=10.0),
+    "softmax": Training(paper.CONFIG, mse_weight=paper.MSE_WEIGHT),
 }
 
 
