@@ -1,7 +1,7 @@
 """SpACNN-LDVAE as its paper has it, for comparison: softmax concentrations, its loss, no calibration.
 
-Chitnis, Mantripragada and Qureshi (2023), "SpACNN-LDVAE: Spatial Attention Convolutional Latent Dirichlet Variational Autoencoder for
-Hyperspectral Pixel Unmixing", arXiv 2311.10701. What of it is our reading is in docs/paper.md.
+Chitnis, Mantripragada and Qureshi (2023), "SpACNN-LDVAE: Spatial Attention Convolutional Latent Dirichlet Variational Autoencoder
+for Hyperspectral Pixel Unmixing", arXiv 2311.10701. What of it is our reading is in docs/paper.md.
 
     fit = pu.fit(pu.UnmixingModel(3), scene, guide=pu.paper.guide(), config=pu.paper.CONFIG,
                  labels=labels, mse_weight=pu.paper.MSE_WEIGHT)
