@@ -33,6 +33,9 @@ class Head(nn.Module):
     """
 
     settings: dict
+    # Abundances below it count as this much in what the head learns from: a density without a pole would give all of itself for
+    # the logarithms of what is nearly nothing.
+    least = 0.0
 
     def build(self, n_features: int, n_endmembers: int) -> None:
         """Make the layers, now that their sizes are known."""
@@ -121,6 +124,7 @@ class LogisticNormalHead(Head):
     """q(abundances): a multivariate normal of full covariance over K - 1 stick-breaking coordinates, taken to the simplex."""
 
     settings: dict = {}
+    least = _LEAST_ABUNDANCE
 
     def build(self, n_features: int, n_endmembers: int) -> None:
         self.free = n_endmembers - 1

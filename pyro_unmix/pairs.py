@@ -32,8 +32,10 @@ Pairs = tuple[Tiles, Tensor, Tensor | None]
 
 def pairs_loss(guide: UnmixingGuide, pairs: Pairs, mse_weight: float = 0.0) -> Tensor:
     """-log q(truth | spectra), mean over pixels, and `mse_weight` times the mean squared error of the mean abundances."""
-    tiles, abundances, _ = pairs
-    loss = -guide.log_prob(*pairs).mean()
+    tiles, abundances, brightness = pairs
+    abundances = abundances.clamp_min(guide.head.least)
+    abundances = abundances / abundances.sum(dim=-1, keepdim=True)
+    loss = -guide.log_prob(tiles, abundances, brightness).mean()
     if mse_weight:
         loss = loss + mse_weight * (mean_of(guide.pixels(tiles)[0]) - abundances).square().mean()
     return loss
