@@ -319,8 +319,9 @@ def test_error_of_labels_is_that_of_the_labelled_pixels(scene):
 @pytest.mark.parametrize("head, alike", [("logistic-normal", True), ("dirichlet", False)])
 def test_a_head_without_poles_is_not_drawn_to_what_is_nearly_nothing(scene, head, alike):
     """An abundance of 1e-25 is learned from as 1e-4 is; where a density has poles it says more."""
-    _, start = pu.initialize(pu.UnmixingModel(K, endmembers=informed_endmembers(scene.reference.endmembers.values, scene, K)), scene)
-    guide, tiles = pu.UnmixingGuide("mlp", head).bind(start), pu.whole(scene)
-    losses = [pairs_loss(guide, (tiles, torch.tensor([[1 - 2 * least, least, least]]).expand(len(tiles.pixels()), K), None)).item()
-              for least in (1e-25, 1e-4)]
+    guide, tiles = bound(scene, "mlp")[1], pu.whole(scene)
+    guide.head = pu.UnmixingGuide("mlp", head).head
+    guide.head.build(guide.encoder.n_features, K)
+    truths = [torch.tensor([1 - 2 * least, least, least]).expand(len(tiles.pixels()), K) for least in (1e-25, 1e-4)]
+    losses = [pairs_loss(guide, (tiles, truth, None)).item() for truth in truths]
     assert (losses[0] == pytest.approx(losses[1], rel=1e-3)) == alike
