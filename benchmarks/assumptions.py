@@ -7,15 +7,13 @@ goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import pyro_unmix as pu
+from benchmarks.grid import medians, run
 from pyro_unmix.mixing import Fan, GeneralizedBilinear, Hapke, PostNonlinear
 from pyro_unmix.noise import PixelScaleNoise, SmoothNoise, StudentNoise
 from pyro_unmix.priors import Dirichlet, LogisticNormal, Sparse, library_endmembers
@@ -61,33 +59,21 @@ ASSUMPTIONS: dict[str, Callable[[pu.Scene], dict]] = {
 def one(name: str, assumption: str, seed: int) -> dict:
     scene = pu.load_dataset(name, variant=SCENES[name])
     assert scene.reference is not None
-    row: dict = {"scene": name, "assumption": assumption, "seed": seed}
     try:
         model = pu.UnmixingModel(scene.reference.sizes["endmember"], **ASSUMPTIONS[assumption](scene))
         fit = pu.fit(model, scene, seed=seed, progress=False)
     except (pu.InputError, pu.FitDiverged) as error:
-        return row | {"error": str(error)}
+        return {"error": str(error)}
     posterior = fit.posterior(scene)
     score = pu.evaluate(posterior.summary(), scene.reference)
-    return row | {"rmse": score.rmse, "sad": score.sad, "cover_90": score.coverage_90, "interior": score.coverage_90_interior,
-                  "width": score.width_90, "crps": score.crps, "said": posterior.findings()[-1].name,
-                  "seconds": sum(fit.seconds.values())}
+    return {"rmse": score.rmse, "sad": score.sad, "cover_90": score.coverage_90, "interior": score.coverage_90_interior,
+            "width": score.width_90, "crps": score.crps, "said": posterior.findings()[-1].name,
+            "seconds": sum(fit.seconds.values())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    done = {(row["scene"], row["assumption"], row["seed"]) for row in rows}
-    for seed, name, assumption in product(range(options.seeds), SCENES, ASSUMPTIONS):
-        if (name, assumption, seed) not in done:
-            rows.append(one(name, assumption, seed))
-            print(rows[-1], flush=True)
-            pd.DataFrame(rows).to_csv(options.out, index=False)
-    table = pd.DataFrame(rows).groupby(["scene", "assumption"], sort=False)
-    print(table.median(numeric_only=True).drop(columns="seed").round(4).to_string())
+    plan = product(SCENES, ASSUMPTIONS)
+    print(medians(run(__doc__, ("scene", "assumption"), plan, one, seeds=3), "scene", "assumption"))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,15 @@ where it was.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyro.distributions as dist
 import torch
 
 import pyro_unmix as pu
+from benchmarks.grid import run
 from pyro_unmix.heads import HEADS
 from pyro_unmix.mixing import MIXINGS
 from pyro_unmix.noise import BandNoise, DiagonalNoise, LowRankNoise, PixelScaleNoise, SmoothNoise, StudentNoise
@@ -84,31 +82,20 @@ def guide_of(combination: Combination) -> pu.UnmixingGuide:
     return pu.UnmixingGuide("spacnn" if combination[0] == "SpatialDirichlet" else "mlp", combination[3])
 
 
-def one(combination: Combination, seed: int) -> dict:
+def one(prior: str, mixing: str, noise: str, head: str, seed: int) -> dict:
+    combination = prior, mixing, noise, head
     model, scene = drawn(combination, 24, 40, seed)
     assert scene.reference is not None
     fit = pu.fit(model, scene, guide=guide_of(combination), seed=seed, progress=False)
     summary, truth = fit.posterior(scene).summary(), scene.reference.abundances.values
     low, first, _, third, high = summary.abundance_quantile.values
-    return {**dict(zip(("prior", "mixing", "noise", "head"), combination, strict=True)), "seed": seed,
-            "rmse": float(np.sqrt(np.mean((summary.abundance_mean.values - truth) ** 2))),
+    return {"rmse": float(np.sqrt(np.mean((summary.abundance_mean.values - truth) ** 2))),
             "holds_90": float(np.mean((low <= truth) & (truth <= high))),
             "holds_50": float(np.mean((first <= truth) & (truth <= third))), "seconds": sum(fit.seconds.values())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=1)
-    options = parser.parse_args()
-    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    done = {(row["prior"], row["mixing"], row["noise"], row["head"], row["seed"]) for row in rows}
-    for seed, combination in product(range(options.seeds), pairwise()):
-        if (*combination, seed) not in done:
-            rows.append(one(combination, seed))
-            print(rows[-1], flush=True)
-            pd.DataFrame(rows).to_csv(options.out, index=False)
-    print(pd.DataFrame(rows).round(4).to_string())
+    print(run(__doc__, ("prior", "mixing", "noise", "head"), pairwise(), one, seeds=1).round(4).to_string())
 
 
 if __name__ == "__main__":

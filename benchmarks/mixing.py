@@ -6,15 +6,13 @@ encoder. A run that is stopped goes on where it was; the tables at the end have 
 
 from __future__ import annotations
 
-import argparse
 import itertools
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import pyro_unmix as pu
 from benchmarks.calibration import N_BANDS, known
+from benchmarks.grid import run
 from pyro_unmix.mixing import MIXINGS, CoefficientMixing, Mixing
 
 K, SIDE, SNR_DB = 3, 32, 30.0
@@ -36,25 +34,14 @@ def one(data: str, model: str, seed: int) -> dict:
     summary = fit.posterior(scene).summary()
     error = summary.abundance_mean.values - truth
     low, high = summary.abundance_quantile.sel(quantile=[0.05, 0.95]).values
-    return {"data": data, "model": model, "seed": seed, "rmse": float(np.sqrt(np.mean(error**2))),
-            "coverage_90": float(np.mean((low <= truth) & (truth <= high))), "width": float(np.mean(high - low)),
+    return {"rmse": float(np.sqrt(np.mean(error**2))), "coverage_90": float(np.mean((low <= truth) & (truth <= high))),
+            "width": float(np.mean(high - low)),
             "residual": float(summary.reconstruction_rmse.mean()), "mixing": repr(fit.model.mixing),
             "brightness": fit.model.brightness is not None, "seconds": sum(fit.seconds.values())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
-    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    done = {(row["data"], row["model"], row["seed"]) for row in rows}
-    for seed, data, model in itertools.product(range(options.seeds), MIXINGS, MIXINGS):
-        if (data, model, seed) not in done:
-            rows.append(one(data, model, seed))
-            print(rows[-1], flush=True)
-            pd.DataFrame(rows).to_csv(options.out, index=False)
-    table = pd.DataFrame(rows)
+    table = run(__doc__, ("data", "model"), itertools.product(MIXINGS, MIXINGS), one, seeds=3)
     for figure in ("rmse", "coverage_90", "width", "residual"):
         print(figure, table.pivot_table(index="data", columns="model", values=figure, aggfunc="median")
               .loc[list(MIXINGS), list(MIXINGS)].round(4).to_string(), sep="\n")

@@ -8,17 +8,14 @@ is stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable
-from itertools import product
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 import pyro_unmix as pu
+from benchmarks.grid import medians, run
 from pyro_unmix.mixing import MIXINGS
 from pyro_unmix.noise import DiagonalNoise, PixelScaleNoise, StudentNoise
 from pyro_unmix.numerics import seeded
@@ -57,7 +54,7 @@ def one(name: str, seed: int) -> dict:
     plain = pu.UnmixingModel(K, endmembers=FixedEndmembers(spectra), abundances=Dirichlet(1.0, learned=True), brightness="none",
                              evidence=1.0)
     makes, fitted = ASSUMPTIONS[name](spectra, scale)
-    row: dict = {"assumption": name, "seed": seed}
+    row: dict = {}
     for scene_of, parts in (("its", makes), ("plain", {})):
         scene = made(plain.replace(**{"noise": DiagonalNoise(scale), **parts}), spectra, scale, seed)
         fits = {}
@@ -85,19 +82,7 @@ def made(model: pu.UnmixingModel, spectra: np.ndarray, scale: float, seed: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
-    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    done = {(row["assumption"], row["seed"]) for row in rows}
-    for seed, name in product(range(options.seeds), ASSUMPTIONS):
-        if (name, seed) not in done:
-            rows.append(one(name, seed))
-            print(rows[-1], flush=True)
-            pd.DataFrame(rows).to_csv(options.out, index=False)
-    table = pd.DataFrame(rows)
-    print(table.groupby("assumption", sort=False).median(numeric_only=True).drop(columns="seed").round(4).T.to_string())
+    print(medians(run(__doc__, ("assumption",), ((name,) for name in ASSUMPTIONS), one, seeds=5), "assumption"))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,13 @@ differ most from a neighbour. A run that is stopped goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import pyro_unmix as pu
+from benchmarks.grid import medians, run
 from pyro_unmix.priors import Dirichlet, FixedEndmembers, SpatialDirichlet
 from pyro_unmix.simulate import absorption_spectra
 
@@ -78,26 +76,13 @@ def one(name: str, prior: str, seed: int) -> dict:
     summary = fit.posterior(scene).summary()
     squares = (summary.abundance_mean.values - truth) ** 2
     low, *_, high = summary.abundance_quantile.values
-    return {"scene": name, "prior": prior, "seed": seed, "rmse": float(np.sqrt(squares.mean())),
-            "edge_rmse": float(np.sqrt(squares[edges(truth)].mean())),
+    return {"rmse": float(np.sqrt(squares.mean())), "edge_rmse": float(np.sqrt(squares[edges(truth)].mean())),
             "holds_90": float(np.mean((low <= truth) & (truth <= high))), "width": float(np.mean(high - low)),
             "seconds": sum(fit.seconds.values())}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    options = parser.parse_args()
-    rows = pd.read_csv(options.out).to_dict("records") if options.out.exists() else []
-    done = {(row["scene"], row["prior"], row["seed"]) for row in rows}
-    for seed, name, prior in product(range(options.seeds), SCENES, PRIORS):
-        if (name, prior, seed) not in done:
-            rows.append(one(name, prior, seed))
-            print(rows[-1], flush=True)
-            pd.DataFrame(rows).to_csv(options.out, index=False)
-    table = pd.DataFrame(rows).groupby(["scene", "prior"], sort=False)
-    print(table.median(numeric_only=True).drop(columns="seed").round(4).to_string())
+    print(medians(run(__doc__, ("scene", "prior"), product(SCENES, PRIORS), one, seeds=5), "scene", "prior"))
 
 
 if __name__ == "__main__":
