@@ -69,20 +69,13 @@ class Scene:
         else:
             kept = {}
         values = _check_image(np.asarray(image))
-        rows, cols, n_bands = values.shape
         wavelengths = _check_wavelengths(wavelengths, values.shape)
-        fwhm = _check_widths(fwhm, n_bands)
+        fwhm = _check_widths(fwhm, values.shape[2])
         use = _check_mask(mask, values, wavelengths)
 
-        if wavelengths is None:
-            band = ("wavelength", np.arange(n_bands), {"units": "1", "long_name": "band index"})
-        else:
-            band = ("wavelength", wavelengths, {"units": "nm", "long_name": "wavelength"})
-        coords = {"y": np.arange(rows), "x": np.arange(cols), **kept, "wavelength": band}
-        if fwhm is not None:
-            coords["fwhm"] = ("wavelength", fwhm, {"units": "nm", "long_name": "full width at half maximum"})
         self.name = name
-        self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), coords=coords, name="reflectance")
+        self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), name="reflectance",
+                                        coords=scene_coords(values.shape, wavelengths, fwhm, kept))
         self.mask = xr.DataArray(use, dims=("y", "x"), coords={k: v for k, v in self.reflectance.coords.items()
                                                                if "wavelength" not in v.dims}, name="mask")
         self.reference = check_reference(abundances, endmembers, names, self.reflectance, brightness)
@@ -144,6 +137,19 @@ class Scene:
         return f"<Scene '{self.name}': {rows} x {cols} pixels ({self.n_pixels} in use), {spectrum}{reference}>"
 
 
+def scene_coords(shape: tuple[int, int, int], wavelengths: np.ndarray | None, fwhm: np.ndarray | None, ground: dict) -> dict:
+    """Coordinates of an image of `shape` `(rows, columns, bands)`; `ground` are those that say where its pixels are."""
+    rows, cols, n_bands = shape
+    if wavelengths is None:
+        band = ("wavelength", np.arange(n_bands), {"units": "1", "long_name": "band index"})
+    else:
+        band = ("wavelength", wavelengths, {"units": "nm", "long_name": "wavelength"})
+    coords = {"y": np.arange(rows), "x": np.arange(cols), **ground, "wavelength": band}
+    if fwhm is not None:
+        coords["fwhm"] = ("wavelength", fwhm, {"units": "nm", "long_name": "full width at half maximum"})
+    return coords
+
+
 def _check_image(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3:
         raise InputError("an image of 3 dimensions (rows, columns, bands)", f"shape {image.shape}",
@@ -198,9 +204,8 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
         where = ", ".join(str(b) if wavelengths is None else f"{b} ({wavelengths[b]:.0f} nm)" for b in dead[:8])
         raise InputError("a finite value in every band", f"no finite value in band {where}{' ...' if len(dead) > 8 else ''}",
                          "drop these bands from the image and from the wavelengths")
-    finite = finite.all(axis=2)
-    no_data = finite & (values[:, :, 0] <= 0) & (values == values[:, :, :1]).all(axis=2)
-    for bad, what in ((~finite, "have a value that is not finite"), (no_data, "have no data (one value in all bands)")):
+    broken, empty = gaps(values)
+    for bad, what in ((broken, "have a value that is not finite"), (empty, "have no data (one value in all bands)")):
         if count := int((bad & use).sum()):
             warnings.warn(f"{count} of {int(use.sum())} pixels {what} and are masked", UnmixWarning, stacklevel=3)
             use = use & ~bad
@@ -211,6 +216,12 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
         warnings.warn(f"{len(constant)} bands hold one value in all pixels (first: band {constant[0]}): "
                       "they tell nothing, better drop them", UnmixWarning, stacklevel=3)
     return use
+
+
+def gaps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels `(y, x)` of `values` `(y, x, bands)` that have a value that is not finite, and those that have no data."""
+    finite = np.isfinite(values).all(axis=2)
+    return ~finite, finite & (values[:, :, 0] <= 0) & (values == values[:, :, :1]).all(axis=2)
 
 
 def check_reference(abundances, endmembers, names, reflectance: xr.DataArray, brightness=None) -> xr.Dataset | None:

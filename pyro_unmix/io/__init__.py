@@ -21,11 +21,11 @@ import xarray as xr
 from pyro_unmix.errors import InputError
 from pyro_unmix.io import envi, geotiff, matlab, netcdf, npz, zarr
 from pyro_unmix.io.bands import WATER_VAPOUR
-from pyro_unmix.io.cubes import scene_parts
 from pyro_unmix.io.library_files import Intervals
+from pyro_unmix.io.scene_file import SceneFile
 from pyro_unmix.scene import Scene, check_reference
 
-__all__ = ["WATER_VAPOUR", "open_reference", "open_scene", "save_scene"]
+__all__ = ["WATER_VAPOUR", "SceneFile", "open_reference", "open_scene", "open_scene_file", "save_scene"]
 
 _FORMATS: dict[str, ModuleType] = {".npz": npz, ".mat": matlab}
 _CUBES: dict[str, ModuleType] = {".hdr": envi, ".tif": geotiff, ".tiff": geotiff, ".nc": netcdf, ".zarr": zarr,
@@ -70,10 +70,8 @@ def open_scene(path: PathLike, *, reference: PathLike | Sequence[PathLike] = (),
     bands: np.ndarray | slice = slice(None)
     if (sensor := _sensor_format(path)) is not None:
         _refuse_variant(variant, reference, path)
-        with sensor.open_cube(path) as cube:
-            parts = scene_parts(cube, drop, wavelengths)
-            bands = parts.pop("bands")
-            n_bands = cube.shape[2]
+        file = SceneFile.of(path, sensor.open_cube, drop, wavelengths)
+        parts, bands, n_bands = file.scene_parts(), file.bands, file.n_bands_in_file
     else:
         parts = _format(path).read_scene(path, "" if reference else variant)
         n_bands = np.shape(parts["image"])[-1]
@@ -86,6 +84,25 @@ def open_scene(path: PathLike, *, reference: PathLike | Sequence[PathLike] = (),
     if mask is not None:
         parts["mask"] = mask
     return Scene(**parts, name=path.stem)
+
+
+def open_scene_file(path: PathLike, *, drop: Intervals = WATER_VAPOUR, wavelengths: np.ndarray | None = None) -> SceneFile:
+    """Look at a sensor's file that may be larger than memory: nothing of it is held.
+
+    Parameters
+    ----------
+    path, drop, wavelengths
+        As of `open_scene`; a file that a sensor writes.
+
+    Raises
+    ------
+    InputError
+        As `open_scene`, or a prepared scene (`.npz`, `.mat`), which is always read whole.
+    """
+    path = _existing(path)
+    if (sensor := _sensor_format(path)) is None:
+        raise InputError(f"a sensor's file ({', '.join(_CUBES)})", f"'{path.name}'", "open it whole, with open_scene")
+    return SceneFile.of(path, sensor.open_cube, drop, wavelengths)
 
 
 def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.DataArray, *,

@@ -1,30 +1,24 @@
-"""From a sensor's file to the parts of a scene: bands chosen, values as reflectance, pixels without data masked.
+"""A sensor's image before its numbers are read, whatever the format.
 
 A sensor's format is a module with `open_cube(path)`, a context in which the file can be read; the numbers come row by row, so
-that no more of them is held than the scene.
+that no more of them is held than is asked for.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
-from pyro_unmix.errors import InputError, UnmixWarning
-from pyro_unmix.io.bands import kept_bands, matching_bands
-from pyro_unmix.io.library_files import Intervals
-from pyro_unmix.io.reflectance import scale_by_size
+from pyro_unmix.errors import InputError
 
 # Values read at once, but at least one block of rows.
 _AT_ONCE = 2**23
 # Nothing that a sensor sees can be packed closer: a header that promises more is wrong.
 _CLOSEST_PACKING = 2000
-_SPECTRA_TO_TELL_THE_SCALE = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,34 +54,6 @@ class Cube:
     block: int = 1
 
 
-def scene_parts(cube: Cube, drop: Intervals, wanted: np.ndarray | None) -> dict:
-    """The parts of a `Scene`, with a warning for everything that was decided on the way.
-
-    `wanted`, wavelengths in nm, takes these bands and no others; else bad bands, bands in `drop` and bands without data are left
-    out.
-    """
-    if wanted is None:
-        kept, notes = kept_bands(cube.bad, cube.wavelengths, drop)
-    else:
-        kept, notes = matching_bands(wanted, cube.wavelengths), []
-    if cube.wavelengths is None:
-        notes.append("the file does not say at what wavelengths its bands are: all that are not marked as bad are kept")
-    image, use, seen = _read(cube, kept)
-    empty = ~seen
-    if empty.any() and wanted is None:
-        notes.append(f"{empty.sum()} of {cube.shape[2]} bands have no data and are left out")
-        image, kept = image[:, :, ~empty], kept[~empty]
-    if not cube.scaled:
-        scale, said = scale_by_size(_brightest(image, use))
-        image /= np.float32(scale)
-        notes += [said] if said else []
-    for note in notes:
-        warnings.warn(note, UnmixWarning, stacklevel=3)
-    grid = {name: None if values is None else values[kept] for name, values in (("wavelengths", cube.wavelengths),
-                                                                                ("fwhm", cube.fwhm))}
-    return {"image": xr.DataArray(image, dims=("y", "x", "wavelength"), coords=cube.coords), "mask": use, "bands": kept, **grid}
-
-
 def check_size(shape: tuple[int, ...], itemsize: int, there: int, path: Path, *, packed: bool = True) -> None:
     """Refuse sizes that the bytes of a file cannot hold, before memory is asked for."""
     wanted = itemsize
@@ -117,23 +83,23 @@ def row_blocks(rows: int, values_a_row: int, block: int = 1) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def _read(cube: Cube, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The image; `(rows, columns)`, True where a pixel has more than gaps and zeros; `(bands,)`, True where a band has data."""
+def spread_blocks(cube: Cube, n_bands: int, values: int) -> list[slice]:
+    """Blocks of rows spread evenly over a cube, so many that of `n_bands` bands about `values` values are read; or all."""
     rows, cols, _ = cube.shape
-    image, use, seen = np.empty((rows, cols, len(kept)), np.float32), np.empty((rows, cols), bool), np.zeros(len(kept), bool)
-    for block in row_blocks(rows, cols * len(kept), cube.block):
+    starts = np.arange(0, rows, cube.block)
+    wanted = max(values // (cube.block * cols * n_bands), 1)
+    if wanted < len(starts):
+        starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
+    return [slice(int(start), int(min(start + cube.block, rows))) for start in starts]
+
+
+def read_rows(cube: Cube, rows: slice, bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values `(rows, columns, bands)` of a part of a cube, and `(rows, columns)`, True where a pixel has more than gaps and
+    zeros."""
+    n_rows, cols = rows.stop - rows.start, cube.shape[1]
+    image, use = np.empty((n_rows, cols, len(bands)), np.float32), np.empty((n_rows, cols), bool)
+    for block in row_blocks(n_rows, cols * len(bands), cube.block):
         with np.errstate(over="ignore"):  # beyond the range of float32 is infinite, and masked
-            image[block] = cube.read(block, kept)
-        finite = np.isfinite(image[block])
-        use[block] = (finite & (image[block] != 0)).any(axis=2)
-        seen |= finite.any(axis=(0, 1))
-    if not use.any():
-        raise InputError("at least one pixel with data", f"none in {rows} x {cols} pixels", "check the file's no-data value")
-    return image, use, seen
-
-
-def _brightest(image: np.ndarray, use: np.ndarray) -> np.ndarray:
-    rows, cols = np.nonzero(use)
-    every = max(len(rows) // _SPECTRA_TO_TELL_THE_SCALE, 1)
-    spectra = image[rows[::every], cols[::every]]
-    return np.where(np.isfinite(spectra), spectra, 0.0).max(axis=1, initial=0.0)
+            image[block] = cube.read(slice(rows.start + block.start, rows.start + block.stop), bands)
+        use[block] = (np.isfinite(image[block]) & (image[block] != 0)).any(axis=2)
+    return image, use
