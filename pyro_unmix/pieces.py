@@ -159,6 +159,11 @@ class Maps(NamedTuple):
     brightness: np.ndarray | None
     khat: np.ndarray | None
 
+    def of_rows(self, rows: np.ndarray | slice) -> Maps:
+        """Of some rows."""
+        light, index = (None if values is None else values[rows] for values in (self.brightness, self.khat))
+        return Maps(self.mean[rows], self.sd[rows], self.quantiles[:, rows], light, index)
+
     @classmethod
     def of(cls, pieces: Iterable[Piece], shape: tuple[int, int, int], levels: Sequence[float], *, brightness: bool,
            khat: bool) -> Maps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from pyro_unmix.tiles import Tiling
 
 if TYPE_CHECKING:
     from pyro_unmix.fit import Fit
+    from pyro_unmix.io import SceneFile
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 # Draws of the endmembers by which they are named.
@@ -58,9 +59,11 @@ class Posterior:
     """
 
     _source: GuideSource
+    # Of a larger scene that this is a part of.
+    _rows_above = 0
 
     def __init__(self, fit: Fit, scene: Scene):
-        _check_bands(fit, scene)
+        check_bands(fit, scene)
         self._fit, self.scene, self._names = fit, scene, list(fit.names or ())
         self._source, self._seed = GuideSource(fit), fit.seed
 
@@ -72,22 +75,30 @@ class Posterior:
     @one_thread()
     def summary(self) -> xr.Dataset:
         """Mean, standard deviation and quantiles; variables, dimensions and attributes are those of `summary.nc`."""
-        maps, common = self._maps(QUANTILES, khat=self._source.weighted), self._source.common()
-        map_dims, float32 = ("y", "x", "endmember"), np.float32
-        variables = {
-            "abundance_mean": (map_dims, maps.mean.astype(float32)),
-            "abundance_sd": (map_dims, maps.sd.astype(float32)),
-            "abundance_quantile": (("quantile", *map_dims), maps.quantiles.astype(float32)),
-            "endmember_mean": (("endmember", "wavelength"), common.endmembers.numpy()),
-            "endmember_sd": (("endmember", "wavelength"), common.endmember_sd.numpy()),
-            "reconstruction_rmse": (("y", "x"), self._reconstruction_rmse(maps, common.endmembers).astype(float32)),
-        }
-        for name, values in (("brightness_mean", maps.brightness), ("khat", maps.khat)):
-            if values is not None:
-                variables[name] = (("y", "x"), values.astype(float32))
-        found = self._findings(maps)
+        maps = self._maps(QUANTILES, khat=self._source.weighted)
+        return self.shared_summary(self.scene.reflectance.coords, *questions.looked_at(self.scene, maps)).assign(self.named(maps))
+
+    def shared_summary(self, coords: Mapping, scene: Scene, maps: Maps) -> xr.Dataset:
+        """The summary but for its maps, of a scene with these coordinates of which `scene` is looked at and `maps` are known."""
+        common, found = self._source.common(), self._findings(scene, maps)
+        variables = {name: (("endmember", "wavelength"), values.numpy()) for name, values in
+                     (("endmember_mean", common.endmembers), ("endmember_sd", common.endmember_sd))}
         attributes = {"intervals": found[-1].name, "findings": "\n".join(map(str, found))}
-        return xr.Dataset(variables, coords=self._coords() | {"quantile": list(QUANTILES)}, attrs=self._attributes() | attributes)
+        named = {"endmember": self._names, "quantile": list(QUANTILES)}
+        return xr.Dataset(variables, coords={**coords, **named}, attrs=self._attributes() | attributes)
+
+    def named(self, maps: Maps) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+        """Maps at `QUANTILES` as variables of a summary: dimensions and values by name."""
+        abundances, plane = ("y", "x", "endmember"), ("y", "x")
+        variables = {
+            "abundance_mean": (abundances, maps.mean),
+            "abundance_sd": (abundances, maps.sd),
+            "abundance_quantile": (("quantile", *abundances), maps.quantiles),
+            "reconstruction_rmse": (plane, self._reconstruction_rmse(maps, self._source.common().endmembers)),
+        }
+        variables |= {name: (plane, values) for name, values in (("brightness_mean", maps.brightness), ("khat", maps.khat))
+                      if values is not None}
+        return {name: (dims, values.astype(np.float32)) for name, (dims, values) in variables.items()}
 
     @one_thread()
     def draws(self, n: int = 500, *, seed: int = 0, y: slice = slice(None), x: slice = slice(None)) -> xr.Dataset:
@@ -265,7 +276,7 @@ class Posterior:
         Of scenes of more than 40,000 pixels, rows spread over them are looked at. A guide from `transfer` compares the scene with
         simulated ones that it was not trained on.
         """
-        return self._findings(self._maps((0.5,)))
+        return self._findings(*questions.looked_at(self.scene, self._maps((0.5,))))
 
     def _check_pixel(self, y: int, x: int) -> None:
         rows, cols, _ = self.scene.shape
@@ -274,12 +285,15 @@ class Posterior:
 
     def _pieces(self, size: int, rows: np.ndarray, cols: np.ndarray, seed: int) -> Iterator[Piece]:
         """Pieces, `size` pixels wide, that reach into `rows` and `cols`."""
-        tiling = Tiling(self.scene, size, self._fit.guide.halo)
+        tiling = self._tiling(size)
         for number, (i, j) in enumerate(tiling.corners):
             if ((i <= rows) & (rows < i + tiling.height)).any() and ((j <= cols) & (cols < j + tiling.width)).any():
                 tiles = tiling.batch([number])
                 row, col = (index.numpy() for index in tiling.rows_and_columns(tiles, [number]))
-                yield self._source.piece(tiles, row, col, derived(seed, i, j))
+                yield self._source.piece(tiles, row, col, derived(seed, i + self._rows_above, j))
+
+    def _tiling(self, size: int) -> Tiling:
+        return Tiling(self.scene, size, self._fit.guide.halo)
 
     def _maps(self, levels: Sequence[float], *, khat: bool = False) -> Maps:
         rows, cols, _ = self.scene.shape
@@ -295,16 +309,16 @@ class Posterior:
             error[row] = np.sqrt(np.mean((self.scene.reflectance.values[row] - mixed.numpy()) ** 2, axis=-1))
         return np.where(self.scene.mask.values, error, np.nan)
 
-    def _findings(self, maps: Maps) -> list[Finding]:
+    def _findings(self, scene: Scene, maps: Maps) -> list[Finding]:
         model, common, prior_sd = self._fit.model, self._source.common(), None
         simulated = self._fit.simulated
         # A transferred guide has not learned endmembers from this scene.
         if simulated is None and self._source.learned and isinstance(model.endmembers, MVNEndmembers):
-            prior_sd = model.endmembers(model.n_endmembers, self.scene.n_bands).stddev
+            prior_sd = model.endmembers(model.n_endmembers, scene.n_bands).stddev
             known = prior_sd.mean(dim=1) < _KNOWN * common.endmembers.square().mean(dim=1).sqrt()
             prior_sd = prior_sd.masked_fill(known[:, None], torch.inf)  # what is known cannot be narrowed
-        departures = None if simulated is None else simulated.findings(self._fit, self.scene, maps)
-        found = questions.verdict(model, self.scene, maps, common, prior_sd, self._names, departures)
+        departures = None if simulated is None else simulated.findings(self._fit, scene, maps)
+        found = questions.verdict(model, scene, maps, common, prior_sd, self._names, departures)
         return found if self._source.calibrated else [*found[:-1], *questions.UNCALIBRATED]
 
     def _coords(self) -> dict:
@@ -333,7 +347,8 @@ def _positions(part: np.ndarray, index: np.ndarray) -> np.ndarray:
     return place[index]
 
 
-def _check_bands(fit: Fit, scene: Scene) -> None:
+def check_bands(fit: Fit, scene: Scene | SceneFile) -> None:
+    """Refuse a scene of other bands than the fit."""
     n_bands = fit.guide.endmembers.mean.shape[1]
     if scene.n_bands != n_bands:
         raise InputError(f"a scene of the {n_bands} bands the fit was made on", f"{scene.n_bands} bands")

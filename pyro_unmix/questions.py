@@ -90,12 +90,7 @@ def moved(pixels: np.ndarray, lit: np.ndarray, mean: np.ndarray, sd: np.ndarray,
 
 def verdict(model: UnmixingModel, scene: Scene, maps: Maps, common: Common, prior_sd: Tensor | None,
             names: Sequence[str], departures: Sequence[Finding] | None = None) -> list[Finding]:
-    """`findings` of a scene; of rows spread over it where it is large. `prior_sd` is that of the endmembers, None where they are
-    held; `departures` as there."""
-    rows = spread_rows(scene.shape)
-    if rows is not None:
-        scene = _rows_of(scene, *rows)
-        maps = maps._replace(mean=maps.mean[rows[0]], brightness=None if maps.brightness is None else maps.brightness[rows[0]])
+    """`findings` of a scene. `prior_sd` is that of the endmembers, None where they are held; `departures` as there."""
     try:
         found = checks(model, scene, maps, common)
     except InputError as error:
@@ -117,7 +112,13 @@ def spread_rows(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray] | 
     return rows.ravel(), np.broadcast_to(np.arange(_TOGETHER + 1) < _TOGETHER, rows.shape).ravel()
 
 
-def _rows_of(scene: Scene, rows: np.ndarray, looked_at: np.ndarray) -> Scene:
+def looked_at(scene: Scene, maps: Maps) -> tuple[Scene, Maps]:
+    """Of a large scene, some of its rows."""
+    spread = spread_rows(scene.shape)
+    if spread is None:
+        return scene, maps
+    rows, use = spread
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnmixWarning)  # the scene has warned already
-        return Scene(scene.reflectance.values[rows], mask=scene.mask.values[rows] & looked_at[:, None])
+        part = Scene(scene.reflectance.values[rows], mask=scene.mask.values[rows] & use[:, None])
+    return part, maps.of_rows(rows)

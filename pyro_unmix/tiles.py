@@ -78,6 +78,8 @@ class Tiling:
         Pixels of context on every side. Half the receptive field of the guide makes tiles exact.
     labels
         `(y, x, n_endmembers)`, NaN where they are not known: `check_labels`. Taken as 1e-4 or more.
+    rows
+        Rows that the tiles cover; the others are their context. None: all.
 
     Raises
     ------
@@ -86,16 +88,17 @@ class Tiling:
     """
 
     def __init__(self, scene: Scene, size: int | None = None, halo: int = 0, device: torch.device | str = "cpu",
-                 labels: np.ndarray | None = None):
+                 labels: np.ndarray | None = None, rows: slice | None = None):
         if (size is not None and size < 1) or halo < 0:
             raise InputError("tiles of size 1 or more and a halo of 0 or more", f"size {size}, halo {halo}")
-        rows, cols, _ = scene.shape
-        self.height, self.width = (rows, cols) if size is None else (min(size, rows), min(size, cols))
+        n_rows, cols, _ = scene.shape
+        first, last = (0, n_rows) if rows is None else (rows.start, rows.stop)
+        self.height, self.width = (last - first, cols) if size is None else (min(size, last - first), min(size, cols))
         self.halo = halo if size is not None else 0
-        down, across = math.ceil(rows / self.height), math.ceil(cols / self.width)
+        down, across = math.ceil((last - first) / self.height), math.ceil(cols / self.width)
         use = scene.mask.values
         image = np.where(use[..., None], scene.reflectance.values, 0.0).astype(np.float32)
-        below, right = down * self.height - rows, across * self.width - cols
+        below, right = max(first + down * self.height - n_rows, 0), across * self.width - cols
         pad = ((self.halo, self.halo + below), (self.halo, self.halo + right))
         self.image = torch.from_numpy(np.pad(image, (*pad, (0, 0)))).movedim(-1, 0).contiguous().to(device)
         self.use = torch.from_numpy(np.pad(use, pad)).to(device)
@@ -107,7 +110,7 @@ class Tiling:
             padded = np.pad(filled, (*pad, (0, 0)), constant_values=1.0 / labels.shape[-1])
             self.labels = torch.from_numpy(padded).movedim(-1, 0).contiguous().to(device)
             self.labelled = torch.from_numpy(np.pad(known, pad)).to(device)
-        corners = [(i * self.height, j * self.width) for i in range(down) for j in range(across)]
+        corners = [(first + i * self.height, j * self.width) for i in range(down) for j in range(across)]
         self.corners = [(i, j) for i, j in corners if use[i : i + self.height, j : j + self.width].any()]
 
     def __len__(self) -> int:

@@ -90,7 +90,7 @@ def spread_blocks(cube: Cube, n_bands: int, values: int) -> list[slice]:
     wanted = max(values // (cube.block * cols * n_bands), 1)
     if wanted < len(starts):
         starts = starts[np.linspace(0, len(starts) - 1, wanted).astype(int)]
-    return [slice(int(start), int(min(start + cube.block, rows))) for start in starts]
+    return [slice(start, min(start + cube.block, rows)) for start in starts.tolist()]
 
 
 def read_rows(cube: Cube, rows: slice, bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

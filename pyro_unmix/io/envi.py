@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,13 +54,13 @@ def has_header(path: Path) -> bool:
     return any(path.with_name(name + ".hdr").is_file() for name in (path.stem, path.name))
 
 
-def write_summary(summary: xr.Dataset, path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
     """The maps of a summary as `NAME.img` and `NAME.hdr`, both whole or not at all."""
     # In a header a comma ends a name, and braces end the list of them.
-    names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in summary.endmember.values]
+    names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in shared.endmember.values]
     with atomic_folder(path) as folder, needed("rasterio").Env(**_HEADER_ALONE):
         made = folder / path.with_suffix(".img").name
-        raster.write_maps(summary.assign_coords(endmember=names), made, "ENVI")
+        raster.write_maps(shared, (strip.assign_coords(endmember=names) for strip in strips), made, "ENVI")
         header = made.with_suffix(".hdr")
         # GDAL describes the file by its path, here a temporary one.
         header.write_text(re.sub(r"\{[^}]*\}", f"{{{made.name}}}", header.read_text(), count=1))

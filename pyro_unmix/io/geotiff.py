@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,13 +42,13 @@ def open_cube(path: Path) -> Iterator[Cube]:
                           gains=product.get("gain"), offsets=product.get("offset"))
 
 
-def write_summary(summary: xr.Dataset, path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
     """A tiled, compressed GeoTIFF with overviews, cloud optimised, whole or not at all."""
     rasterio = needed("rasterio")
     copy = needed("rasterio.shutil").copy
     with atomic_folder(path) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
         plain = folder / f"plain-{path.name}"
-        raster.write_maps(summary, plain, "GTiff", **_TILED)
+        raster.write_maps(shared, strips, plain, "GTiff", **_TILED)
         copy(plain, folder / path.name, driver="COG", **_PACKED)
         plain.unlink()
 

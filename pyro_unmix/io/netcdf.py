@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import h5py
+import numpy as np
 import xarray as xr
 
 from pyro_unmix.errors import InputError
@@ -17,6 +19,8 @@ from pyro_unmix.io.grids import cube_of
 
 # EMIT's groups: what it says of bands, and of the place of pixels.
 _BANDS, _LOCATION = "sensor_band_parameters", "location"
+# Rows and columns that are compressed together.
+_CHUNK = {"y": 64, "x": 256}
 _OPTIONS: dict[str, Any] = {"decode_times": False, "decode_coords": "all"}
 
 
@@ -37,19 +41,32 @@ def open_cube(path: Path) -> Iterator[Cube]:
         yield cube_of(dataset, path, parts.get(_BANDS), parts.get(_LOCATION))
 
 
-def write_summary(summary: xr.Dataset, path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
     """A summary, compressed, whole or not at all; its maps name their grid mapping, as the CF conventions ask."""
     with atomic_path(path) as temporary:
-        with_grid_mapping(summary).to_netcdf(temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 4}
-                                                                                  for name in summary.data_vars})
+        shared.to_netcdf(temporary, engine="h5netcdf")
+        with h5netcdf.File(temporary, "a") as file:
+            row = 0
+            for strip in strips:
+                for name, values in strip.data_vars.items():
+                    if name not in file.variables:
+                        made = file.create_variable(name, values.dims, values.dtype, fillvalue=np.float32(np.nan),
+                                                    chunks=chunks_of(shared, values), compression="gzip", compression_opts=1,
+                                                    shuffle=True)
+                        made.attrs.update(map_attributes(shared))
+                    place = tuple(slice(row, row + strip.sizes["y"]) if dim == "y" else slice(None) for dim in values.dims)
+                    file.variables[name][place] = values.values
+                row += strip.sizes["y"]
 
 
-def with_grid_mapping(summary: xr.Dataset) -> xr.Dataset:
-    """The summary, its maps pointing at `spatial_ref`."""
-    if "spatial_ref" not in summary.coords:
-        return summary
-    return summary.assign({name: values.assign_attrs(grid_mapping="spatial_ref") for name, values in summary.data_vars.items()
-                           if {"y", "x"} <= set(values.dims)})
+def chunks_of(shared: xr.Dataset, strip: xr.DataArray) -> tuple[int, ...]:
+    """What of a map is compressed together, of a summary of which `strip` is a part."""
+    return tuple(min(shared.sizes[dim], _CHUNK.get(str(dim), shared.sizes[dim])) for dim in strip.dims)
+
+
+def map_attributes(shared: xr.Dataset) -> dict[str, str]:
+    """Attributes of every map of a summary: by what they find their place on the ground."""
+    return {"grid_mapping": "spatial_ref"} if "spatial_ref" in shared.coords else {}
 
 
 def _check(group: h5py.Group, path: Path, here: int | None = None) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,26 +75,31 @@ def cube(file: Any, *, gains: np.ndarray | None = None, offsets: np.ndarray | No
                    "scaled": bool((gains != 1).any()), "coords": coordinates(file.crs, file.transform, rows, cols)} | parts)
 
 
-def write_maps(summary: xr.Dataset, path: Path, driver: str, **options: Any) -> None:
+def write_maps(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, driver: str, **options: Any) -> None:
     """The maps of a summary as bands with names, NaN where there is no data, on the very grid of the scene."""
     rasterio = needed("rasterio")
-    bands = named_maps(summary)
-    rows, cols = bands[0][1].shape
-    crs, transform = reference_system(summary), transform_of(summary)
+    rows, cols = shared.sizes["y"], shared.sizes["x"]
+    crs, transform = reference_system(shared), transform_of(shared)
     if transform is None:
         warnings.warn(f"the scene is not on a regular grid on the ground: '{path.name}' is written without a georeference",
                       UnmixWarning, stacklevel=2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        file = rasterio.open(path, "w", driver=driver, width=cols, height=rows, count=len(bands), dtype="float32", nodata=np.nan,
-                             crs=crs, transform=transform, **options)
-    with file:
-        for number, (name, _) in enumerate(bands, start=1):
-            file.set_band_description(number, name)
-        file.update_tags(**{name: str(value) for name, value in summary.attrs.items()})
-        for block in row_blocks(rows, cols * len(bands), 512):
-            file.write(np.stack([values.values[block] for _, values in bands]).astype(np.float32),
-                       window=rasterio.windows.Window(0, block.start, cols, block.stop - block.start))
+    with ExitStack() as files:
+        file, row = None, 0
+        for strip in strips:
+            bands = named_maps(strip)
+            if file is None:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                    file = rasterio.open(path, "w", driver=driver, width=cols, height=rows, count=len(bands), dtype="float32",
+                                         nodata=np.nan, crs=crs, transform=transform, **options)
+                files.enter_context(file)
+                for number, (name, _) in enumerate(bands, start=1):
+                    file.set_band_description(number, name)
+                file.update_tags(**{name: str(value) for name, value in shared.attrs.items()})
+            for block in row_blocks(strip.sizes["y"], cols * len(bands), 64):
+                file.write(np.stack([values.values[block] for _, values in bands]).astype(np.float32),
+                           window=rasterio.windows.Window(0, row + block.start, cols, block.stop - block.start))
+            row += strip.sizes["y"]
 
 
 def named_maps(summary: xr.Dataset) -> list[tuple[str, xr.DataArray]]:

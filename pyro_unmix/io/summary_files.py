@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import xarray as xr
@@ -13,7 +13,8 @@ from pyro_unmix.io import envi, geotiff, netcdf, zarr
 from pyro_unmix.io.extras import needed
 
 # The function that writes, and the packages it needs.
-_WRITERS: dict[str, tuple[Callable[[xr.Dataset, Path], None], tuple[str, ...]]] = {
+_Write = Callable[[xr.Dataset, Iterable[xr.Dataset], Path], None]
+_WRITERS: dict[str, tuple[_Write, tuple[str, ...]]] = {
     ".nc": (netcdf.write_summary, ()), ".zarr": (zarr.write_summary, ("zarr",)),
     ".tif": (geotiff.write_summary, ("rasterio", "rioxarray")), ".tiff": (geotiff.write_summary, ("rasterio", "rioxarray")),
     ".hdr": (envi.write_summary, ("rasterio", "rioxarray")), ".img": (envi.write_summary, ("rasterio", "rioxarray"))}
@@ -30,8 +31,22 @@ def write_summary(summary: xr.Dataset, path: str | os.PathLike) -> None:
     InputError
         As `check_output`, or a place that cannot be written to.
     """
+    maps = [name for name, values in summary.data_vars.items() if {"y", "x"} <= set(values.dims)]
+    write_strips(summary.drop_vars(maps), [summary[maps]], path)
+
+
+def write_strips(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: str | os.PathLike) -> None:
+    """Write a summary as `write_summary` does, its maps strip by strip.
+
+    Parameters
+    ----------
+    shared
+        The summary without its maps, with the coordinates of all of it.
+    strips
+        Its maps at some rows, one part after the other from the top.
+    """
     path = check_output(path)
-    _WRITERS[path.suffix.lower()][0](summary, path)
+    _WRITERS[path.suffix.lower()][0](shared, strips, path)
 
 
 def check_output(path: str | os.PathLike) -> Path:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from pyro_unmix.errors import InputError
@@ -15,7 +16,7 @@ from pyro_unmix.io.cubes import Cube, check_size, readable
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
 from pyro_unmix.io.grids import cube_of
-from pyro_unmix.io.netcdf import with_grid_mapping
+from pyro_unmix.io.netcdf import chunks_of, map_attributes
 
 _MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
@@ -36,15 +37,28 @@ def open_cube(path: Path) -> Iterator[Cube]:
             yield cube_of(dataset, path)
 
 
-def write_summary(summary: xr.Dataset, path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
     """A summary in a folder, whole or not at all; an older store of this name is replaced, another folder is not."""
-    needed("zarr")
+    zarr = needed("zarr")
     if path.exists() and not is_store(path):
         raise InputError("a writable output", f"'{path}', which is there and is no Zarr store", "choose another place")
     with atomic_folder(path) as folder, warnings.catch_warnings():
         # Version 3 of Zarr has no settled way yet to write text, which the names of endmembers are; xarray reads it back.
         warnings.simplefilter("ignore")
-        with_grid_mapping(summary).to_zarr(folder / path.name, mode="w", consolidated=True)
+        store = folder / path.name
+        shared.to_zarr(store, mode="w", consolidated=False)
+        group, row = zarr.open_group(str(store), mode="a"), 0
+        for strip in strips:
+            for name, values in strip.data_vars.items():
+                if name not in group:
+                    shape = tuple(shared.sizes[dim] for dim in values.dims)
+                    made = group.create_array(str(name), shape=shape, chunks=chunks_of(shared, values), dtype=values.dtype,
+                                              fill_value=np.nan, dimension_names=values.dims)
+                    made.attrs.update(map_attributes(shared))
+                rows = slice(row, row + strip.sizes["y"])
+                group[name][tuple(rows if dim == "y" else slice(None) for dim in values.dims)] = values.values
+            row += strip.sizes["y"]
+        zarr.consolidate_metadata(str(store))
 
 
 def is_store(path: Path) -> bool:
