@@ -29,7 +29,7 @@ from pyro_unmix.model import UnmixingModel
 from pyro_unmix.posterior import Posterior
 from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.refine.shared import Shared
-from pyro_unmix.report import write_report
+from pyro_unmix.report import save_pixels, write_report
 from pyro_unmix.simulator_check import Simulated
 
 _PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise", "variability")
@@ -75,7 +75,8 @@ def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior, *, draws
              evaluation: Evaluation | None = None) -> Path:
     """Write the whole run folder: the fit, `summary.nc`, `report.html` and, with `draws`, `draws.nc` for ArviZ.
 
-    An `evaluation` against a known truth, if given, is shown in the report.
+    `pixels.nc` has the observed spectra of some pixels, for the report. That shows an `evaluation` against a known truth too, if
+    one is given.
 
     Raises
     ------
@@ -84,6 +85,7 @@ def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior, *, draws
     """
     folder = save_fit(folder, fit, evaluation=evaluation)
     posterior.save(folder / "summary.nc")
+    save_pixels(folder, posterior.scene, fit.model)
     if draws:
         with atomic_path(folder / "draws.nc") as path:
             posterior.to_arviz(draws, seed=fit.seed).to_netcdf(path, engine="h5netcdf")

@@ -31,7 +31,7 @@ from pyro_unmix.experiments import ablation, contexts
 
 K, L = 3, 12
 SETTINGS = dict(svi_steps=6, calibration_steps=4, sampling_steps=40, kl_warmup_steps=2, tile_size=16, device="cpu")
-FILES = {"summary.nc", "config.json", "weights.pt", "history.csv", "report.html"}
+FILES = {"summary.nc", "config.json", "weights.pt", "history.csv", "pixels.nc", "report.html"}
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pyro_unmix.run_folder import save_fit
 
 K, L = 3, 12
 CONFIG = pu.FitConfig(svi_steps=6, calibration_steps=4, sampling_steps=40, tile_size=8, device="cpu")
-FILES = {"summary.nc", "config.json", "weights.pt", "history.csv", "report.html"}
+FILES = {"summary.nc", "config.json", "weights.pt", "history.csv", "pixels.nc", "report.html"}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_a_run_is_the_files_of_the_contract(fit, scene, tmp_path, monkeypatch):
     assert {path.name for path in run.iterdir()} == FILES
     with xr.open_dataset(run / "summary.nc", engine="h5netcdf") as summary:
         xr.testing.assert_equal(summary.load(), posterior.summary())
+    with xr.open_dataset(run / "pixels.nc", engine="h5netcdf") as pixels:
+        np.testing.assert_array_equal(pixels.reflectance, scene.reflectance)
     pu.save_run(run, fit, posterior, draws=4)  # over the old ones
     assert {path.name for path in run.iterdir()} == FILES | {"draws.nc"}
     with xr.open_dataset(run / "draws.nc", group="posterior", engine="h5netcdf") as draws:

@@ -20,7 +20,7 @@ def endmembers(post, reference: xr.Dataset | None = None) -> Figure:
     """
     summary = summary_of(post, "endmember_mean", "endmember_sd").transpose("endmember", "wavelength", ...)
     names = [str(n) for n in summary.endmember.values]
-    band, order = _band_axis(summary.wavelength)
+    band, order = band_axis(summary.wavelength)
     mean, sd = (v.values[:, order] for v in (summary.endmember_mean, summary.endmember_sd))
     known = None
     if reference is not None:
@@ -61,14 +61,19 @@ def endmembers(post, reference: xr.Dataset | None = None) -> Figure:
     return figure
 
 
-def _band_axis(wavelength: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
+def band_axis(wavelength: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
     """Wavelengths in rising order, and the order that makes them so."""
     order = np.argsort(wavelength.values, kind="stable")
     return wavelength.values[order].astype(float), order
 
 
+def gaps(band: np.ndarray) -> np.ndarray:
+    """Positions of the bands, in rising order, that come after a gap."""
+    step = np.diff(band)
+    return np.flatnonzero(step > _GAP * np.median(step)) + 1
+
+
 def _with_gaps(band: np.ndarray, spectra: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same, with a NaN set into each gap, so that lines and ribbons break there."""
-    step = np.diff(band)
-    gaps = np.flatnonzero(step > _GAP * np.median(step)) + 1
-    return np.insert(band, gaps, np.nan), np.insert(spectra, gaps, np.nan, axis=-1)
+    after = gaps(band)
+    return np.insert(band, after, np.nan), np.insert(spectra, after, np.nan, axis=-1)
