@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test statistical bench lint clean
+.PHONY: demo test statistical bench lint docs clean
 
 demo: $(STAMP)
 	$(BIN)/pyro-unmix demo --out demo
@@ -23,6 +23,12 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Broken links and references fail. Nothing is fetched.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "Open build/docs/index.html in a browser."
 
 # torch is asked for by its pinned version first, so that nothing else chooses a larger build of it.
 $(STAMP): setup.cfg pyproject.toml constraints.txt

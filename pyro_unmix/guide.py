@@ -132,6 +132,9 @@ class NoisePosterior(nn.Module):
 class UnmixingGuide(PyroModule):
     """The guide of `UnmixingModel`: q(endmembers) q(noise_scale) prod_n q(abundances_n, brightness_n | pixel and neighbours).
 
+    A guide made here is a plan. `bind` makes a trained copy's layers for one scene and leaves the plan as it is, so that one
+    plan serves many fits that do not touch each other.
+
     Parameters
     ----------
     encoder
@@ -140,9 +143,6 @@ class UnmixingGuide(PyroModule):
         Distribution of the abundances given the features: "dirichlet", "logistic-normal", "simplex-normal", "softmax", or a
         `Head`.
         "auto": "simplex-normal" where the exact posterior is to be learned from, else "dirichlet".
-
-    A guide made here is a plan. `bind` makes a trained copy's layers for one scene and leaves the plan as it is, so that one
-    plan serves many fits that do not touch each other.
     """
 
     encoder: Encoder

@@ -165,6 +165,10 @@ class Evaluation:
 def evaluate(summary: xr.Dataset, reference: xr.Dataset) -> Evaluation:
     """Compare a posterior summary with a reference.
 
+    Pixels that are NaN on either side are left out. CRPS is the integral over levels of twice the pinball loss
+    (Gneiting & Raftery 2007, JASA 102; Laio & Tamea 2007, HESS 11), here a sum over the quantiles the summary has, each
+    weighted by the levels it is nearest to: exact for a point, 3 % low for a normal distribution.
+
     Parameters
     ----------
     summary
@@ -172,10 +176,6 @@ def evaluate(summary: xr.Dataset, reference: xr.Dataset) -> Evaluation:
     reference
         `abundances` (y, x, endmember) and/or `endmembers` (endmember, wavelength), as in `Scene.reference`. Endmembers
         are matched on spectral angle, or on their abundances where the reference has no spectra.
-
-    Pixels that are NaN on either side are left out. CRPS is the integral over levels of twice the pinball loss
-    (Gneiting & Raftery 2007, JASA 102; Laio & Tamea 2007, HESS 11), here a sum over the quantiles the summary has, each
-    weighted by the levels it is nearest to: exact for a point, 3 % low for a normal distribution.
 
     Raises
     ------

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parent.parent
+from doc_pages import DOCS, ROOT, python_blocks
 
 
 @pytest.mark.filterwarnings("ignore:.*non-interactive:UserWarning")
 def test_python_blocks_run(monkeypatch):
     """In one namespace, one after the other, with as few steps of training as will do."""
     monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = python_blocks(ROOT / "README.md")
     assert len(blocks) == 2
     config = "pu.FitConfig(svi_steps=3, calibration_steps=3, sampling_steps=40)"
     few = ("pu.fit(model, scene, ", f"pu.fit(model, scene, progress=False, config={config}, ")
@@ -33,7 +29,7 @@ def test_python_blocks_run(monkeypatch):
 
 def test_a_prior_written_after_the_page_works():
     """Fewer than 15 lines, and it is heard: the first material is what there is most of."""
-    code, = re.findall(r"```python\n(.*?)```", (ROOT / "docs/priors.md").read_text(), flags=re.DOTALL)
+    code, = python_blocks(DOCS / "priors.md")
     own = code[code.index("def background"):code.index("scene =")]
     assert len(own.strip().splitlines()) < 15
     config = "pu.FitConfig(svi_steps=3, calibration_steps=3, sampling_steps=40)"

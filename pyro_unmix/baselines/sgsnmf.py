@@ -32,7 +32,7 @@ def sgsnmf(scene: Scene, n_endmembers: int, *, seed: int = 0) -> Estimate:
 
     Wang, Zhong, Zhang and Xu (2017), IEEE TGRS 55(11), "Spatial group sparsity regularized nonnegative matrix factorization for
     hyperspectral unmixing". From vertex component analysis and fully constrained least squares (the authors take the former on
-    means of superpixels), abundances z and endmembers M alternate to make least
+    means of superpixels), abundances z and endmembers M alternate to make least ::
 
         1/2 sum_n |y_n - z_n M|^2 + 0.3 sum_n c_n |w_g(n) z_n|,    w_g = 1 / (K^2 a_g + 1),
 

@@ -28,7 +28,7 @@ def tv_rsnmf(scene: Scene, n_endmembers: int, *, seed: int = 0) -> Estimate:
 
     He, Zhang and Zhang (2017), IEEE TGRS 55(7), "Total variation regularized reweighted sparse nonnegative matrix factorization
     for hyperspectral unmixing". From vertex component analysis and fully constrained least squares, endmembers M, abundances Z
-    and their smooth copy X alternate to make least
+    and their smooth copy X alternate to make least ::
 
         1/2 |Y - Z M|^2 + 0.01 sum w z + 100/2 |Z - X|^2 + 2 * 0.02 TV(X),    w = 1 / z of the iteration before,
 

@@ -17,7 +17,7 @@ _BRIGHTEST = 0.999
 class Hapke(Mixing):
     """Intimate mixing: the single-scattering albedos w of grains mix linearly, weighted by cross-section, reflectances do not.
 
-    Of a deep layer of isotropic scatterers without an opposition effect, relative to one that absorbs nothing in the same light:
+    Of a deep layer of isotropic scatterers without an opposition effect, relative to one that absorbs nothing in the same light::
 
         r = (1 - g^2) / ((1 + 2 mu_0 g) (1 + 2 mu g)),   g = sqrt(1 - w),   1 - w = sum_k z_k (1 - w_k)
 
