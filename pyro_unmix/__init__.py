@@ -4,7 +4,7 @@ from pyro_unmix import mixing, noise, paper, plot, priors, recipes, variability
 from pyro_unmix.compare import compare
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
-from pyro_unmix.errors import FitDiverged, InputError, UnmixError, UnmixWarning
+from pyro_unmix.errors import FitDiverged, InputError, ProcessLost, UnmixError, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig, fit
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.heads import DirichletHead, LogisticNormalHead, SimplexNormalHead, SoftmaxHead
@@ -24,7 +24,7 @@ from pyro_unmix.transfer import transfer
 
 __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
-    "Posterior", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder",
+    "Posterior", "ProcessLost", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder",
     "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "compare", "evaluate",
     "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene",
     "paper", "plot", "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "variability",

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyro_unmix import datasets, libraries, recipes, simulate
-from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
+from pyro_unmix.errors import FitDiverged, InputError, ProcessLost, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
@@ -30,6 +30,7 @@ from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
 from pyro_unmix.model import UnmixingModel
+from pyro_unmix.processes import is_first
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
 from pyro_unmix.subspace import count_endmembers, hfc, hysime
@@ -43,7 +44,8 @@ app = typer.Typer(help="Bayesian hyperspectral unmixing: which materials, how mu
                   no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 datasets_app = typer.Typer(help="Benchmark scenes and spectral libraries by name.", no_args_is_help=True)
 app.add_typer(datasets_app, name="datasets")
-out = Console(markup=False, highlight=False, soft_wrap=True)  # names may hold brackets, and paths must stay in one piece
+# Names may hold brackets, and paths must stay in one piece. Of several processes one talks.
+out = Console(markup=False, highlight=False, soft_wrap=True, quiet=not is_first())
 
 SceneArgument = Annotated[str, typer.Argument(metavar="SCENE", help="A .npz, .mat, .tif, .nc, .zarr or ENVI file, or the name "
                                                    "of a benchmark scene.")]
@@ -72,6 +74,8 @@ def main() -> None:
         _fail(error, 2)
     except FitDiverged as error:
         _fail(error, 3)
+    except ProcessLost as error:
+        _fail(error, 1)
 
 
 @app.command()
@@ -167,6 +171,8 @@ def fit(
         raise InputError("a --library to take the --materials from", "none")
     result = fit_scene(model, opened, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
                        resume=resume)
+    if not is_first():
+        return
     save_run(out_folder, result, result.posterior(opened), draws=draws)
     _say_done(result, out_folder)
 
@@ -421,7 +427,7 @@ def _say_done(result: Fit, folder: Path) -> None:
 
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
-    if issubclass(category, UnmixWarning):
+    if issubclass(category, UnmixWarning) and is_first():
         print(f"warning: {message}", file=sys.stderr)
 
 

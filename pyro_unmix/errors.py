@@ -51,5 +51,23 @@ class FitDiverged(UnmixError, ArithmeticError):
         return type(self), (self.site, self.step)
 
 
+class ProcessLost(UnmixError):
+    """Another of the processes that train together has stopped, or is not heard of.
+
+    Attributes
+    ----------
+    rank, size
+        Number of the process that misses it, from 0, and how many there are.
+    """
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
+        super().__init__(f"process {rank} of {size} cannot go on without the others, one of which has stopped; "
+                         "see what that one said, and resume from the checkpoint if there is one")
+
+    def __reduce__(self):
+        return type(self), (self.rank, self.size)
+
+
 class UnmixWarning(UserWarning):
     """Something was mended or looks wrong; the work goes on."""

@@ -22,6 +22,7 @@ from pyro_unmix.labels import check_labels
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import flush_denormals, one_thread, repeatable, seeded
 from pyro_unmix.posterior import Posterior
+from pyro_unmix.processes import together
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.scene import Scene
@@ -46,7 +47,7 @@ class FitConfig:
     clip_norm
         Largest norm of a gradient (of the loss per pixel).
     tile_size, tiles_per_step
-        Rows and columns of a tile without its context; tiles in a step.
+        Rows and columns of a tile without its context; tiles in a step, divided among the processes that train together.
     kl_warmup_steps
         Steps of SVI over which the weight of the pixels' divergence from their priors rises to one.
     window, tolerance
@@ -169,6 +170,8 @@ def fit(
     Open parts of the model are filled from the scene (`initialize`), the guide starts at the least-squares estimate, is
     trained by SVI, and at last on pairs simulated from the fitted model, which is what makes its intervals honest.
 
+    Processes that torchrun has started train together where all of them call this, and all have the same result.
+
     Parameters
     ----------
     model
@@ -201,6 +204,8 @@ def fit(
         The scene or the settings cannot be used.
     FitDiverged
         A value is not finite; the error names the site and the step.
+    ProcessLost
+        Another of the processes that train together has stopped.
     """
     if not mse_weight >= 0 or (mse_weight and labels is None):
         raise InputError("an mse_weight of zero or more, and labels with it", f"{mse_weight}" + " and none" * (labels is None))
@@ -208,10 +213,10 @@ def fit(
         names = [str(name) for name in labels.endmember.values]
     config = config or FitConfig()
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
-    device = config.torch_device()
     if model.n_endmembers != "auto":
         names = endmember_names(names, model.n_endmembers)
-    with seeded(seed), flush_denormals(), repeatable(device), pyro.get_param_store().scope(), StageProgress(progress) as bar:
+    with (seeded(seed), flush_denormals(), pyro.get_param_store().scope(), together(config.torch_device()) as processes,
+          repeatable(processes.device), StageProgress(progress and processes.first) as bar):
         began = time.perf_counter()
         bar.stage("initialize", 1)
         model, start = initialize(model, scene, seed=seed, labels=labels)
@@ -219,9 +224,10 @@ def fit(
             labels = check_labels(labels, scene, model.n_endmembers)
         names = endmember_names(names, model.n_endmembers)
         bar.advance()
-        trainer = Trainer(model, guide, scene, start, config, device, bar, Path(checkpoint) if checkpoint else None,
+        trainer = Trainer(model, guide, scene, start, config, processes, bar, Path(checkpoint) if checkpoint else None,
                           seed, labels=labels, mse_weight=mse_weight)
         trainer.seconds["initialize"] = time.perf_counter() - began
+        processes.agree(lambda: f"{trainer.belongs_to()} {checkpoint is None} {resume}")
         if resume:
             trainer.restore()
         trainer.run()

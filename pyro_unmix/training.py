@@ -7,6 +7,7 @@ import hashlib
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_unmix.errors import FitDiverged, InputError
+from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import Start
 from pyro_unmix.io.files import atomic_path
@@ -39,6 +40,7 @@ from pyro_unmix.pairs import (
     simulated,
 )
 from pyro_unmix.priors import Dirichlet, Sparse
+from pyro_unmix.processes import Processes
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.refine.shared import Shared, draw_shared, guide_as_shared, is_exact
@@ -52,14 +54,17 @@ if TYPE_CHECKING:
 class Trainer:
     """Two stages over the same guide, one optimiser each, one step of any of them resumable.
 
+    Several `processes` take other tiles of the same step, or other pairs, each with random numbers of its own. Their batches
+    estimate the same loss without bias, and so does the mean of their gradients, by which all of them take the same step.
     `pairs` are what the second stage learns from, in place of what the first has found; where there are `labels` and no exact
     draws, these. To their loss comes `mse_weight` times the squared error of the mean abundances.
     """
 
     def __init__(self, model: UnmixingModel, guide: UnmixingGuide, scene: Scene, start: Start, config: FitConfig,
-                 device: torch.device, bar: StageProgress, checkpoint: Path | None, seed: int, *,
+                 processes: Processes, bar: StageProgress, checkpoint: Path | None, seed: int, *,
                  pairs: Callable[[], Pairs] | None = None, labels: np.ndarray | None = None, mse_weight: float = 0.0):
         self.config, self.bar, self.checkpoint, self.scene, self.seed = config, bar, checkpoint, scene, seed
+        self.processes, device = processes, processes.device
         self.model = copy.deepcopy(model).to(device)  # its parts may be the caller's
         self.mse_weight = mse_weight
         self.start, self.from_prior = start, pairs_from_prior(model, start)
@@ -68,7 +73,8 @@ class Trainer:
         self.guide = guide.bind(start, exact=self.exact or self.from_prior or pairs is not None).to(device).eval()
         self.elbo = choose_elbo(self.model, self.guide)(self.model, self.guide)
         self.tiling = Tiling(scene, config.tile_size, self.guide.halo, device, labels)
-        self.pairs = pairs if labels is None or self.exact else LabelledPixels(self.tiling, config.tiles_per_step)
+        self.tiles_per_step = processes.share(config.tiles_per_step, len(self.tiling))
+        self.pairs = pairs if labels is None or self.exact else LabelledPixels(self.tiling, self.tiles_per_step)
         self.n_pixels = scene.n_pixels
         self.stages: dict[str, tuple[int, Callable[[Tiles, int], Tensor]]] = {
             "svi": (config.svi_steps, self._svi_loss),
@@ -80,6 +86,7 @@ class Trainer:
         self.interrupted = False
         self.shared: Shared | None = None
         self._enter("svi")
+        processes.part_ways(seed)
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
@@ -88,8 +95,8 @@ class Trainer:
         if stage == "calibrate":
             self.guide.calibrate(exact=self.pairs is not None)
             self.guide.zero_grad()  # what is held still has the gradients of the last step, which would count in the norm
-        trained = [parameter for parameter in self.guide.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, lr=self.config.learning_rate)
+        self.trained = [parameter for parameter in self.guide.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trained, lr=self.config.learning_rate)
 
     def _prepare_calibration(self) -> None:
         """What to simulate from: exact draws or the prior where that is possible, else the guide as it is now."""
@@ -103,8 +110,8 @@ class Trainer:
             # A chain of many small steps, each on a few pixels: no work for a GPU.
             model, guide = copy.deepcopy(self._dirichlet()).cpu(), copy.deepcopy(self.guide).cpu()
             with seeded(self.seed):
-                self._simulate_from(draw_shared(model, guide, self.scene, steps=self.config.sampling_steps,
-                                                on_step=self.bar.advance))
+                self._simulate_from(self.processes.from_first(lambda: draw_shared(
+                    model, guide, self.scene, steps=self.config.sampling_steps, on_step=self.bar.advance)))
             self.bar.finish()
             self.seconds["sample"] = time.perf_counter() - began
 
@@ -121,10 +128,10 @@ class Trainer:
         self.shared = shared
         self.guide.learn_shared(shared.endmembers, shared.noise_scale, shared.concentration)
         if self.from_prior:
-            self.pairs = PriorScenes(self.model, shared, self.tiling, self.config.tiles_per_step)
+            self.pairs = PriorScenes(self.model, shared, self.tiling, self.tiles_per_step)
             return
-        with seeded(self.seed):  # so that a training that goes on has the scenes it had
-            self.pairs = PosteriorScenes(shared, self.tiling, self.config.tiles_per_step)
+        with seeded(self.processes.seed(self.seed)):  # so that a training that goes on has the scenes it had
+            self.pairs = PosteriorScenes(shared, self.tiling, self.tiles_per_step)
 
     def run(self) -> None:
         names = list(self.stages)
@@ -138,13 +145,18 @@ class Trainer:
                     self._enter(name)
                 self._run_stage()
         except KeyboardInterrupt:
+            if self.processes.size > 1:  # each stops at another place: there is no result that all of them have
+                warnings.warn(f"training was interrupted in stage '{self.stage}' and leaves no result; resume from the last "
+                              "checkpoint, if there is one", UnmixWarning, stacklevel=3)
+                raise
             self.interrupted = True
         self.guide.train().requires_grad_(True)
-        if self.checkpoint and not self.interrupted:
+        if self.checkpoint and not self.interrupted and self.processes.first:
             self.checkpoint.unlink(missing_ok=True)
 
     def _run_stage(self) -> None:
         steps, loss_of = self.stages[self.stage]
+        loss_of = self.processes.averaged(loss_of, self.trained)
         self.bar.stage(self.stage, steps, self.step)
         before = self.seconds.get(self.stage, 0.0)
         began = time.perf_counter()
@@ -164,7 +176,7 @@ class Trainer:
         self.bar.finish()
 
     def _train_step(self, loss_of: Callable[[Tiles, int], Tensor]) -> tuple[float, float]:
-        tiles = self.tiling.batch(torch.randperm(len(self.tiling))[: self.config.tiles_per_step].tolist())
+        tiles = self.tiling.batch(self.processes.deal(torch.randperm(len(self.tiling)), self.tiles_per_step).tolist())
         self.optimizer.zero_grad()
         try:
             loss = loss_of(tiles, self.step)
@@ -174,8 +186,9 @@ class Trainer:
             if site is None:
                 raise
             raise FitDiverged(site, self.step) from error
+        loss = self.processes.mean(loss.detach())
         norms = [parameter.grad.norm() for parameter in self.guide.parameters() if parameter.grad is not None]
-        if not torch.isfinite(torch.stack([loss.detach(), *norms])).all():
+        if not torch.isfinite(torch.stack([loss, *norms])).all():
             raise FitDiverged(first_not_finite(self.model, self.guide, tiles) or "loss", self.step)
         norm = nn.utils.clip_grad_norm_(self.guide.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -202,12 +215,15 @@ class Trainer:
     def save(self, checkpoint: Path) -> None:
         """Keep the state of training; safe against being killed at any moment."""
         calibrating = self.stage == "calibrate"
+        random = self.processes.gather((torch.get_rng_state(),
+                                        torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []))
+        if not self.processes.first:
+            return
         state = {"guide": self.guide.state_dict(), "source": self.source.state_dict() if calibrating else None,
                  "shared": None if self.shared is None else vars(self.shared),
                  "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
-                 "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
-                 "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-                 "belongs_to": self._belongs_to()}
+                 "history": self.history, "seconds": self.seconds, "random": random,
+                 "belongs_to": self.belongs_to()}
         with atomic_path(checkpoint) as path:
             torch.save(state, path)
 
@@ -219,17 +235,9 @@ class Trainer:
         InputError
             It belongs to another fit, or cannot be read.
         """
-        if self.checkpoint is None or not self.checkpoint.exists():
+        state = self.processes.from_first(self._read_checkpoint)
+        if state is None:
             return
-        try:
-            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
-            belongs_to = state["belongs_to"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
-                             "remove it, or start again without resume") from error
-        if belongs_to != self._belongs_to():
-            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}' of other settings",
-                             "use the same scene, K, guide, seed and configuration, or start again without resume")
         if state["stage"] == "calibrate":
             self.source = copy.deepcopy(self.guide)
             self.source.load_state_dict(state["source"])
@@ -240,13 +248,30 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.history = state["step"], state["history"]
         self.seconds = state["seconds"]
-        torch.set_rng_state(state["random"])
-        if state["random_gpu"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_gpu"])
+        random, random_gpu = state["random"][self.processes.rank]
+        torch.set_rng_state(random)
+        if random_gpu and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(random_gpu)
 
-    def _belongs_to(self) -> str:
+    def _read_checkpoint(self) -> dict | None:
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+            belongs_to = state["belongs_to"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
+                             "remove it, or start again without resume") from error
+        if belongs_to != self.belongs_to():
+            raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}' of other settings",
+                             "use the same scene, K, guide, seed, configuration and number of processes, or start again without "
+                             "resume")
+        return state
+
+    def belongs_to(self) -> str:
         """Digest of everything that decides how training goes on."""
-        digest = hashlib.sha256(f"{self.seed} {self.config} {self.model} {self.guide} {self.mse_weight}".encode())
+        digest = hashlib.sha256(f"{self.seed} {self.config} {self.model} {self.guide} {self.mse_weight} {self.processes.size}"
+                                .encode())
         labels = [part for part in (self.tiling.labels, self.tiling.labelled) if part is not None]
         for tensor in (self.tiling.image, *labels, *self.model.state_dict().values()):
             digest.update(tensor.cpu().numpy().tobytes())

@@ -18,6 +18,7 @@ from pyro_unmix.model import UnmixingModel
 from pyro_unmix.noise import LowRankNoise
 from pyro_unmix.numerics import flush_denormals, one_thread, repeatable, seeded
 from pyro_unmix.pairs import Pairs, SimulatedScenes
+from pyro_unmix.processes import Processes
 from pyro_unmix.progress import StageProgress
 from pyro_unmix.refine.concentration import concentration_of
 from pyro_unmix.scene import Scene
@@ -99,7 +100,8 @@ def transfer(
         start = replace(start, joint=False, denoise=None, noise_scale=noise.scale.float(),
                         noise_correlation=noise.cholesky(torch.ones(first.n_bands)))
         model = model.replace(noise=noise, variability=None)  # which the departures hold already
-        trainer = Trainer(model, guide, first, start, config, device, bar, None, seed, pairs=pairs, mse_weight=mse_weight)
+        trainer = Trainer(model, guide, first, start, config, Processes(device), bar, None, seed, pairs=pairs,
+                          mse_weight=mse_weight)
         concentration = concentration_of(torch.cat([abundances.cpu() for _, abundances, _ in some]))
         trainer.guide.head.learn_prior(concentration.float().to(device))
         trainer.seconds["initialize"] = time.perf_counter() - began

@@ -23,7 +23,7 @@ library labels downloads
 libraries
 datasets
 recipes
-tiles progress numerics mixing encoders denoise likelihood distributions
+tiles progress numerics processes mixing encoders denoise likelihood distributions
 priors noise baselines variability
 least_squares residual_noise amplitude simplex
 noise_structure
@@ -47,7 +47,7 @@ experiments
 run_folder
 experiments
 cli
-__init__
+__init__ __main__
 """.split("\n")[1:-1]
 FLOOR = {room: number for number, floor in enumerate(FLOORS) for room in floor.split()}
 
