@@ -9,12 +9,13 @@ from pyro_unmix.fit import Fit, FitConfig, fit
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.heads import DirichletHead, LogisticNormalHead, SimplexNormalHead, SoftmaxHead
 from pyro_unmix.initialize import initialize
-from pyro_unmix.io import open_scene, save_scene
+from pyro_unmix.io import SceneFile, open_scene, open_scene_file, save_scene
 from pyro_unmix.libraries import load_library
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.posterior import Posterior
+from pyro_unmix.predict import predict
 from pyro_unmix.refined import RefinedPosterior, refine
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
@@ -24,9 +25,9 @@ from pyro_unmix.transfer import transfer
 
 __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
-    "Posterior", "ProcessLost", "RefinedPosterior", "Scene", "SimplexNormalHead", "SoftmaxHead", "SpatialAttentionEncoder",
-    "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide", "UnmixingModel", "compare", "evaluate",
-    "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise", "open_library", "open_scene",
-    "paper", "plot", "priors", "recipes", "refine", "save_run", "save_scene", "simulate_scene", "transfer", "variability",
-    "whole",
+    "Posterior", "ProcessLost", "RefinedPosterior", "Scene", "SceneFile", "SimplexNormalHead", "SoftmaxHead",
+    "SpatialAttentionEncoder", "SpectralLibrary", "Tiles", "Tiling", "UnmixError", "UnmixWarning", "UnmixingGuide",
+    "UnmixingModel", "compare", "evaluate", "fit", "initialize", "load_dataset", "load_fit", "load_library", "mixing", "noise",
+    "open_library", "open_scene", "open_scene_file", "paper", "plot", "predict", "priors", "recipes", "refine", "save_run",
+    "save_scene", "simulate_scene", "transfer", "variability", "whole",
 ]

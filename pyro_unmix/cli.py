@@ -23,13 +23,23 @@ from pyro_unmix.errors import FitDiverged, InputError, ProcessLost, UnmixWarning
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
-from pyro_unmix.io import WATER_VAPOUR, open_reference, open_scene, save_scene
+from pyro_unmix.io import (
+    WATER_VAPOUR,
+    SceneFile,
+    is_sensor_file,
+    open_reference,
+    open_scene,
+    open_scene_file,
+    save_scene,
+)
+from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import make_folder
 from pyro_unmix.io.summary_files import check_output
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
 from pyro_unmix.model import UnmixingModel
+from pyro_unmix.predict import predict as predict_scene
 from pyro_unmix.processes import is_first
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
@@ -182,12 +192,23 @@ def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a fit.")],
     scene: SceneArgument,
     out_file: Annotated[Path, typer.Option("--out", help="File to write: .nc or .zarr; maps alone: .tif or .hdr (ENVI).")],
+    resume: Annotated[bool, typer.Option(help="Go on with a prediction that was killed.")] = False,
+    dask: Annotated[str | None, typer.Option(metavar="ADDRESS|local", help="Work on a Dask cluster, or on one made "
+                                             "here.")] = None,
 ) -> None:
-    """Unmix another scene of the same sensor with a trained guide: no training. Maps keep its georeference."""
+    """Unmix another scene of the same sensor with a trained guide: no training. Maps keep its georeference.
+
+    Files of sensors may be larger than memory: they are read, and the result is written, strip by strip.
+    """
     out_file = check_output(out_file)
     make_folder(out_file.parent)
     fitted = load_fit(folder)
-    fitted.posterior(_open(scene, wavelengths=fitted.wavelengths)).save(out_file)
+    opened = _open_in_parts(scene, fitted.wavelengths)
+    if dask is None:
+        predict_scene(fitted, opened, out_file, resume=resume)
+    else:
+        with needed("distributed").Client(None if dask == "local" else dask) as client:
+            predict_scene(fitted, opened, out_file, resume=resume, executor=client.get_executor())
     out.print(f"wrote {out_file}")
 
 
@@ -380,6 +401,12 @@ def _open(scene: str, keep_water: bool = False, *, wavelengths: np.ndarray | Non
     if not Path(scene).exists() and scene in datasets.dataset_names():
         return datasets.load_dataset(scene)
     return open_scene(scene, drop=() if keep_water else WATER_VAPOUR, wavelengths=wavelengths)
+
+
+def _open_in_parts(scene: str, wavelengths: np.ndarray | None) -> Scene | SceneFile:
+    if Path(scene).exists() and is_sensor_file(scene):
+        return open_scene_file(scene, wavelengths=wavelengths)
+    return _open(scene, wavelengths=wavelengths)
 
 
 def _georeference(scene: Scene) -> str:

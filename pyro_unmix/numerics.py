@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 
 import numpy as np
 import pyro
 import torch
 
 from pyro_unmix.errors import InputError
+
+# A process has one state of its random numbers.
+_RANDOM = RLock()
 
 
 @contextmanager
@@ -62,7 +66,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers from `seed`; the state outside is left as it was, that of GPUs in use too.
+    """Random numbers from `seed`; the state outside is left as it was, that of GPUs in use too. One thread at a time.
 
     Raises
     ------
@@ -72,8 +76,8 @@ def seeded(seed: int) -> Iterator[None]:
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise InputError("a seed, a whole number from 0 to 4294967295", repr(seed))
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    state = pyro.util.get_rng_state()
-    with torch.random.fork_rng(devices=devices):
+    with _RANDOM, torch.random.fork_rng(devices=devices):
+        state = pyro.util.get_rng_state()
         pyro.set_rng_seed(int(seed))
         try:
             yield

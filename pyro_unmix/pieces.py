@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Dirichlet
 
-from pyro_unmix.distributions import Marginals, marginals
+from pyro_unmix.distributions import Marginals, SimplexNormal, marginals
 from pyro_unmix.numerics import seeded
 
 # For what a distribution does not say in closed form.
@@ -94,6 +94,8 @@ class GuidePiece(Piece):
         self.q_abundances, self.q_brightness = q_abundances, q_brightness
 
     def marginals(self, levels: Sequence[float]) -> Marginals:
+        if isinstance(self.q_abundances, Dirichlet | SimplexNormal):  # nothing is drawn at random
+            return marginals(self.q_abundances, levels)
         with seeded(self.seed):
             return marginals(self.q_abundances, levels)
 

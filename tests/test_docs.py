@@ -16,7 +16,7 @@ from doc_pages import DOCS, ROOT, contents, headings, links, python_blocks
 from short_fits import CONFIG, quiet_fit
 
 import pyro_unmix as pu
-from pyro_unmix import report
+from pyro_unmix.report import warnings as report
 
 PAGES = sorted(DOCS.rglob("*.md"))
 QUESTIONS = sorted((DOCS / "questions").glob("*.md"), key=lambda page: (page.name != "index.md", page.name))

@@ -40,7 +40,7 @@ sources questions proposal
 simulator_check
 training posterior ways
 fit
-transfer paper
+transfer paper predict
 components plot arviz refined
 report benchmark compare
 experiments

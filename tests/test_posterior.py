@@ -311,7 +311,8 @@ def looked_at(posterior, endmembers=None):
     maps = maps._replace(mean=scene.reference.abundances.values.astype(float), brightness=None)
     common = common._replace(endmembers=truth, endmember_sd=0.01 * truth.mean().expand_as(truth),
                              noise_scale=torch.full((L,), 0.01))
-    return [each.name for each in questions.verdict(posterior._fit.model, *questions.looked_at(scene, maps), common, None, list("abc"))]
+    seen = questions.looked_at(scene, maps)
+    return [each.name for each in questions.verdict(posterior._fit.model, *seen, common, None, list("abc"))]
 
 
 @pytest.mark.parametrize("rows", [30, 400])

@@ -25,7 +25,7 @@ from pyro_unmix.io.library_files import Intervals
 from pyro_unmix.io.scene_file import SceneFile
 from pyro_unmix.scene import Scene, check_reference
 
-__all__ = ["WATER_VAPOUR", "SceneFile", "open_reference", "open_scene", "open_scene_file", "save_scene"]
+__all__ = ["WATER_VAPOUR", "SceneFile", "is_sensor_file", "open_reference", "open_scene", "open_scene_file", "save_scene"]
 
 _FORMATS: dict[str, ModuleType] = {".npz": npz, ".mat": matlab}
 _CUBES: dict[str, ModuleType] = {".hdr": envi, ".tif": geotiff, ".tiff": geotiff, ".nc": netcdf, ".zarr": zarr,
@@ -103,6 +103,11 @@ def open_scene_file(path: PathLike, *, drop: Intervals = WATER_VAPOUR, wavelengt
     if (sensor := _sensor_format(path)) is None:
         raise InputError(f"a sensor's file ({', '.join(_CUBES)})", f"'{path.name}'", "open it whole, with open_scene")
     return SceneFile.of(path, sensor.open_cube, drop, wavelengths)
+
+
+def is_sensor_file(path: PathLike) -> bool:
+    """Whether `open_scene_file` reads it, by its name."""
+    return _sensor_format(Path(path)) is not None
 
 
 def open_reference(path: PathLike | Sequence[PathLike], like: xr.Dataset | xr.DataArray, *,

@@ -1,4 +1,4 @@
-"""Packages that only some formats need."""
+"""Packages that only some formats and ways of working need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 
 from pyro_unmix.errors import InputError
 
-_EXTRAS = {"rasterio": "geo", "rioxarray": "geo", "zarr": "scale"}
+_EXTRAS = {"rasterio": "geo", "rioxarray": "geo", "zarr": "scale", "distributed": "scale"}
 
 
 def needed(package: str) -> ModuleType:
@@ -21,5 +21,5 @@ def needed(package: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise InputError(f"the package {package}, which this format needs", "an environment without it",
+        raise InputError(f"the package {package}, which this needs", "an environment without it",
                          f"pip install 'pyro_unmix[{_EXTRAS[package.split('.')[0]]}]'") from error

@@ -55,11 +55,13 @@ def check_output(path: str | os.PathLike) -> Path:
     Raises
     ------
     InputError
-        Another extension, or a package is missing.
+        Another extension, a folder of this name, or a package is missing.
     """
     path = Path(path).expanduser()
     if path.suffix.lower() not in _WRITERS:
         raise InputError(f"an output file ending in {', '.join(_WRITERS)}", f"'{path.name}'")
+    if path.is_dir() and path.suffix.lower() != ".zarr":
+        raise InputError("a writable output", f"'{path}', which is a folder", "choose another place")
     for package in _WRITERS[path.suffix.lower()][1]:
         needed(package)
     return path

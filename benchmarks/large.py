@@ -1,0 +1,112 @@
+"""`python -m benchmarks.large --folder DIR`: scenes larger than memory, and what a point estimate costs on the same files.
+
+A granule of 1280 x 1242 pixels and 285 bands (1.8 GB of float32, ENVI, UTM) is made in DIR, and scenes of 50 bands with `--sizes`
+pixels. A guide is fitted to a corner. Then, each in a process of its own: `pyro-unmix predict` (mean, standard deviation, five
+quantiles), killed once and resumed; and fully constrained least squares of the same strips with the same endmembers, both to
+GeoTIFF. Seconds, pixels a second, and the most memory that was resident.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import rasterio
+import torch
+
+import pyro_unmix as pu
+from pyro_unmix.baselines.fcls import fcls
+from pyro_unmix.run_folder import save_fit
+from pyro_unmix.simulate import absorption_spectra, dirichlet_field
+
+K, NOISE, STRIP, COLS = 5, 0.01, 64, 1242
+
+
+def make(folder: Path, name: str, rows: int, n_bands: int) -> Path:
+    """An ENVI file, strip by strip: one strip of smooth abundances, whose materials change places from strip to strip."""
+    wavelengths = np.linspace(400.0, 2500.0, n_bands)
+    spectra, random = absorption_spectra(K, wavelengths, 0), np.random.default_rng(0)
+    header = folder / f"{name}.hdr"
+    if header.exists():
+        return header
+    field = dirichlet_field(STRIP, COLS, np.ones(K), 4.0, random)
+    with open(folder / f"{name}.img", "wb") as file:
+        for first in range(0, rows, STRIP):
+            z = np.roll(field, first // STRIP, axis=2)[: rows - first]
+            values = (z @ spectra + NOISE * random.standard_normal((*z.shape[:2], n_bands), np.float32)).astype(np.float32)
+            values.transpose(0, 2, 1).tofile(file)
+    listed = ", ".join(f"{each:.2f}" for each in wavelengths)
+    header.write_text(f"ENVI\nsamples = {COLS}\nlines = {rows}\nbands = {n_bands}\nheader offset = 0\nfile type = ENVI Standard\n"
+                      f"data type = 4\ninterleave = bil\nbyte order = 0\nwavelength units = Nanometers\n"
+                      f"wavelength = {{{listed}}}\nmap info = {{UTM, 1, 1, 366975, 5808045, 30, 30, 33, North, WGS-84}}\n")
+    return header
+
+
+def least_squares(run: str, scene: str, out: str) -> None:
+    """What is compared with: reads and writes as `predict` does, in two threads of torch."""
+    fit = pu.load_fit(run)
+    file, endmembers = pu.open_scene_file(scene, wavelengths=fit.wavelengths), fit.guide.endmembers.loc().detach()
+    rows, cols, _ = file.shape
+    with rasterio.open(scene.replace(".hdr", ".img")) as like:
+        profile = {"driver": "GTiff", "crs": like.crs, "transform": like.transform}
+    with rasterio.open(out, "w", width=cols, height=rows, count=K, dtype="float32", **profile) as maps:
+        for first in range(0, rows, STRIP):
+            image, _ = file.read([slice(first, min(first + STRIP, rows))])
+            found = fcls(torch.from_numpy(image.reshape(-1, image.shape[2])), endmembers).reshape(*image.shape[:2], K).numpy()
+            maps.write(np.moveaxis(found, -1, 0), window=rasterio.windows.Window(0, first, cols, len(image)))
+
+
+def measured(command: list[str], kill_after: float | None = None) -> tuple[float, float]:
+    """Seconds of a process and, in GB, the most memory of it that was resident."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        process.kill()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status and kill_after is None:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - began, usage.ru_maxrss / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--guide", default="mlp")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    cases = [("granule", 1280, 285)] + [(f"pixels{size}", round(size / COLS), 50) for size in options.sizes]
+    table = []
+    for name, rows, n_bands in cases:
+        scene = make(options.folder, name, rows, n_bands)
+        run = options.folder / f"run_{options.guide}_{n_bands}"
+        if not run.exists():
+            corner = pu.open_scene_file(scene, drop=()).scene(slice(0, STRIP))
+            save_fit(run, pu.fit(pu.UnmixingModel(K, brightness="none"), corner.crop(x=slice(0, STRIP)), guide=options.guide))
+        out = options.folder / f"{name}.tif"
+        predict = [sys.executable, "-m", "pyro_unmix", "predict", str(run), str(scene), "--out", str(out)]
+        seconds, memory = measured(predict)
+        row = {"scene": name, "pixels": rows * COLS, "bands": n_bands, "seconds": seconds, "GB": memory}
+        if name == "granule":
+            measured(predict, kill_after=seconds / 2)
+            row["resumed, seconds"], _ = measured([*predict, "--resume"])
+        with rasterio.open(out) as maps, rasterio.open(str(scene).replace(".hdr", ".img")) as like:
+            assert maps.crs == like.crs and maps.transform == like.transform and maps.shape == like.shape
+        call = f"from benchmarks.large import least_squares as f; f({str(run)!r}, {str(scene)!r}, {str(out) + 'f.tif'!r})"
+        row["least squares, seconds"], row["least squares, GB"] = measured([sys.executable, "-c", call])
+        table.append(row)
+        print(pd.DataFrame(table).round(2).to_string(), flush=True)
+    of_sizes = pd.DataFrame(table[1:])
+    if len(of_sizes) > 1:
+        print("slope of log seconds in log pixels:", np.polyfit(np.log(of_sizes.pixels), np.log(of_sizes.seconds), 1)[0].round(3))
+
+
+if __name__ == "__main__":
+    main()
