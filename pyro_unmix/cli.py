@@ -55,6 +55,7 @@ KeepWater = Annotated[bool, typer.Option("--keep-water", help="Keep the bands of
                                          "1960 nm, where water vapour absorbs.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
+_LAST = "report.html"  # the last file of a run folder to be written
 
 Guide = Literal["spacnn", "cnn", "mlp"]
 Brightness = Literal["auto", "none", "pixel"]
@@ -72,6 +73,8 @@ def main() -> None:
         _fail(error, 2)
     except FitDiverged as error:
         _fail(error, 3)
+    except (OSError, MemoryError) as error:  # a full disk, a device that fails, a scene larger than memory
+        _fail(InputError("a system that can do this", f"{type(error).__name__}: {error}"), 2)
 
 
 @app.command()
@@ -81,8 +84,7 @@ def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> Non
     truth = scene.reference
     assert truth is not None  # the scene is simulated
     make_folder(out_folder)
-    result = fit_scene(UnmixingModel(truth.sizes["endmember"]), scene, seed=seed,
-                       checkpoint=out_folder / "checkpoint.pt")
+    result = fit_scene(UnmixingModel(truth.sizes["endmember"]), scene, seed=seed)
     posterior = result.posterior(scene)
     evaluation = evaluate_summary(posterior.summary(), truth)
     save_run(out_folder, result, posterior, evaluation=evaluation)
@@ -165,9 +167,13 @@ def fit(
         model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, model.n_endmembers))
     elif materials is not None:
         raise InputError("a --library to take the --materials from", "none")
+    if not resume:  # what says that a fit is finished is the last to be written and the first to go
+        (out_folder / _LAST).unlink(missing_ok=True)
     result = fit_scene(model, opened, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
                        resume=resume)
     save_run(out_folder, result, result.posterior(opened), draws=draws)
+    if not result.interrupted:
+        checkpoint.unlink(missing_ok=True)
     _say_done(result, out_folder)
 
 
@@ -398,7 +404,7 @@ def _read_toml(path: Path) -> dict:
 
 def _holds_finished_fit(folder: Path) -> bool:
     """Whether a fit ran to its end here. One stopped by Ctrl-C leaves all files too, and says so in config.json."""
-    if not (folder / "report.html").exists():  # the last to be written
+    if not (folder / _LAST).exists():
         return False
     try:
         return not json.loads((folder / "config.json").read_text())["interrupted"]

@@ -137,11 +137,11 @@ class Trainer:
                     self._prepare_calibration()
                     self._enter(name)
                 self._run_stage()
+            if self.checkpoint:
+                self.save(self.checkpoint)
         except KeyboardInterrupt:
             self.interrupted = True
         self.guide.train().requires_grad_(True)
-        if self.checkpoint and not self.interrupted:
-            self.checkpoint.unlink(missing_ok=True)
 
     def _run_stage(self) -> None:
         steps, loss_of = self.stages[self.stage]
