@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 COMMAND = [sys.executable, "-c", "import sys; from pyro_unmix.cli import main; sys.argv[0] = 'pyro-unmix'; main()"]
@@ -60,3 +62,12 @@ def must(*arguments: object) -> Ended:
     if done.code != 0:
         raise SystemExit(f"pyro-unmix {' '.join(map(str, arguments))} ended with {done.code}: {done.err}")
     return done
+
+
+def row(case: str, tries: Iterable[tuple[Ended, list[str]]]) -> dict:
+    """A line of the table: how often a case was tried, how that ended, and what was wrong beside."""
+    tries = list(tries)
+    outcomes = Counter(done.outcome for done, _ in tries)
+    wrong = dict.fromkeys(fault for _, faults in tries for fault in faults)
+    return {"case": case, "count": len(tries), "code": ", ".join(sorted({str(done.code) for done, _ in tries})),
+            "outcome": "; ".join([*(f"{name}: {count}" for name, count in outcomes.items()), *wrong])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 from collections.abc import Callable
@@ -60,10 +61,12 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
     }
     if evaluation is not None:
         config["evaluation"] = evaluation.to_dict()
+    state = io.BytesIO()  # what a disk says is lost in what torch says
+    torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
+                "shared": None if fit.shared is None else vars(fit.shared),
+                **({} if fit.simulated is None else {"simulated": vars(fit.simulated)})}, state)
     with atomic_path(folder / "weights.pt") as path:
-        torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
-                    "shared": None if fit.shared is None else vars(fit.shared),
-                    **({} if fit.simulated is None else {"simulated": vars(fit.simulated)})}, path)
+        path.write_bytes(state.getbuffer())
     with atomic_path(folder / "history.csv") as path:
         fit.history.to_csv(path, index=False)
     with atomic_path(folder / "config.json") as path:
@@ -85,8 +88,10 @@ def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior, *, draws
     folder = save_fit(folder, fit, evaluation=evaluation)
     posterior.save(folder / "summary.nc")
     if draws:
-        with atomic_path(folder / "draws.nc") as path:
-            posterior.to_arviz(draws, seed=fit.seed).to_netcdf(path, engine="h5netcdf")
+        groups = "posterior", "observed_data"
+        drawn = posterior.to_arviz(draws, seed=fit.seed, groups=groups)
+        with atomic_path(folder / "draws.nc", room=sum(drawn[group].nbytes for group in groups)) as path:
+            drawn.to_netcdf(path, engine="h5netcdf")
     write_report(folder)
     return folder
 

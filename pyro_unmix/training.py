@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import math
 import pickle
 import time
@@ -208,8 +209,10 @@ class Trainer:
                  "history": self.history, "seconds": self.seconds, "random": torch.get_rng_state(),
                  "random_gpu": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
                  "belongs_to": self._belongs_to()}
+        content = io.BytesIO()  # what a disk says is lost in what torch says
+        torch.save(state, content)
         with atomic_path(checkpoint) as path:
-            torch.save(state, path)
+            path.write_bytes(content.getbuffer())
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one.

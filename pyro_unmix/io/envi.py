@@ -58,7 +58,7 @@ def write_summary(summary: xr.Dataset, path: Path) -> None:
     """The maps of a summary as `NAME.img` and `NAME.hdr`, both whole or not at all."""
     # In a header a comma ends a name, and braces end the list of them.
     names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in summary.endmember.values]
-    with atomic_folder(path) as folder, needed("rasterio").Env(**_HEADER_ALONE):
+    with atomic_folder(path, room=summary.nbytes) as folder, needed("rasterio").Env(**_HEADER_ALONE):
         made = folder / path.with_suffix(".img").name
         raster.write_maps(summary.assign_coords(endmember=names), made, "ENVI")
         header = made.with_suffix(".hdr")

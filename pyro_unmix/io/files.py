@@ -12,10 +12,18 @@ from pathlib import Path
 
 from pyro_unmix.errors import InputError
 
+# What a format adds to its arrays, at most.
+_OVERHEAD = 2**17
+
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike, *, room: int = 0) -> Iterator[Path]:
     """Yield a temporary name beside `path` and rename it to `path` when the block ends well.
+
+    Parameters
+    ----------
+    room
+        Bytes of the arrays that will be written, for libraries that a full disk makes crash, as HDF5: proven to be there before.
 
     Raises
     ------
@@ -24,15 +32,16 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     with _temporary_name(path) as temporary, _writable(path):
+        _prove_room(path.parent, room)
         yield temporary
         os.replace(temporary, path)
 
 
 @contextmanager
-def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_folder(path: str | os.PathLike, *, room: int = 0) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; what it holds when the block ends well takes its place beside `path`.
 
-    For formats of several files, or of a folder. Files and folders of the same names are replaced.
+    For formats of several files, or of a folder. Files and folders of the same names are replaced. `room` as in `atomic_path`.
 
     Raises
     ------
@@ -41,6 +50,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     with _temporary_name(path) as temporary, _writable(path):
+        _prove_room(path.parent, room)
         folder, old = temporary / "new", temporary / "old"
         folder.mkdir(parents=True)
         old.mkdir()
@@ -93,6 +103,13 @@ def _writable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError("a writable output", f"'{path}': {error.strerror or ' '.join(str(error).split())}",
                          "make room there, or choose another place") from error
+
+
+def _prove_room(folder: Path, n_bytes: int) -> None:
+    """Have the system set so many bytes aside and give them back; no disk, quota or limit refuses them then."""
+    if n_bytes and hasattr(os, "posix_fallocate"):
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, n_bytes + _OVERHEAD)
 
 
 def _runs(process: int) -> bool:

@@ -46,7 +46,8 @@ def write_summary(summary: xr.Dataset, path: Path) -> None:
     """A tiled, compressed GeoTIFF with overviews, cloud optimised, whole or not at all."""
     rasterio = needed("rasterio")
     copy = needed("rasterio.shutil").copy
-    with atomic_folder(path) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+    # Plain, and packed with overviews.
+    with atomic_folder(path, room=3 * summary.nbytes) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
         plain = folder / f"plain-{path.name}"
         raster.write_maps(summary, plain, "GTiff", **_TILED)
         copy(plain, folder / path.name, driver="COG", **_PACKED)

@@ -39,7 +39,7 @@ def open_cube(path: Path) -> Iterator[Cube]:
 
 def write_summary(summary: xr.Dataset, path: Path) -> None:
     """A summary, compressed, whole or not at all; its maps name their grid mapping, as the CF conventions ask."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, room=summary.nbytes) as temporary:
         with_grid_mapping(summary).to_netcdf(temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 4}
                                                                                   for name in summary.data_vars})
 

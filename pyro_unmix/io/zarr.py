@@ -41,7 +41,7 @@ def write_summary(summary: xr.Dataset, path: Path) -> None:
     needed("zarr")
     if path.exists() and not is_store(path):
         raise InputError("a writable output", f"'{path}', which is there and is no Zarr store", "choose another place")
-    with atomic_folder(path) as folder, warnings.catch_warnings():
+    with atomic_folder(path, room=summary.nbytes) as folder, warnings.catch_warnings():
         # Version 3 of Zarr has no settled way yet to write text, which the names of endmembers are; xarray reads it back.
         warnings.simplefilter("ignore")
         with_grid_mapping(summary).to_zarr(folder / path.name, mode="w", consolidated=True)
