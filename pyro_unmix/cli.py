@@ -14,7 +14,6 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import typer
-import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +24,7 @@ from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.io import WATER_VAPOUR, open_reference, open_scene, save_scene
 from pyro_unmix.io.files import make_folder
-from pyro_unmix.io.summary_files import check_output
+from pyro_unmix.io.summary_files import check_output, read_summary
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
@@ -199,14 +198,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare a summary with a reference: RMSE, spectral angle, coverage, CRPS."""
-    if not summary.is_file():
-        raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}', which is not there")
-    try:
-        estimated = xr.load_dataset(summary, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise InputError("a summary.nc", f"'{summary}': {str(error).splitlines()[0]}") from error
-    if missing := {"abundance_mean", "endmember_mean"} - set(estimated):
-        raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}' without {', '.join(sorted(missing))}")
+    estimated = read_summary(summary)
     if Path(reference).exists() or reference not in datasets.dataset_names():
         truth = open_reference(reference, estimated, variant=variant)
     elif (known := datasets.load_dataset(reference, variant=variant).reference) is not None:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from pyro_unmix import plot
 from pyro_unmix.errors import InputError
 from pyro_unmix.io.files import atomic_path
+from pyro_unmix.io.summary_files import read_summary
 from pyro_unmix.metrics import Evaluation, spectral_angle
 
 _KHAT = 0.7  # above it, weights cannot be trusted: `arviz.khat`
@@ -164,9 +165,8 @@ def _read(folder: Path) -> tuple[xr.Dataset, pd.DataFrame, dict]:
         raise InputError("a run folder with summary.nc, history.csv and config.json",
                          f"no {', '.join(missing)} in '{folder}'", "give the folder that `pyro-unmix fit` wrote")
     try:
-        with xr.open_dataset(folder / "summary.nc", engine="h5netcdf") as summary:
-            # The quantiles are the bulk of the file and not drawn.
-            summary = summary.drop_vars("abundance_quantile", errors="ignore").load()
+        # The quantiles are the bulk of the file and not drawn.
+        summary = read_summary(folder / "summary.nc", without="abundance_quantile")
         return summary, pd.read_csv(folder / "history.csv"), json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:  # what HDF5, pandas and json raise for a damaged file
         raise InputError("a run folder whose files can be read", f"'{folder}': {error}", "run the fit again") from error

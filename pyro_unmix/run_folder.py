@@ -11,7 +11,6 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -144,7 +143,9 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             shared=Shared(**state["shared"]) if state.get("shared") else None,
             simulated=Simulated(**state["simulated"]) if state.get("simulated") else None,
         )
-    except (KeyError, TypeError, RuntimeError) as error:  # a name that is missing, a value or a shape that does not fit
+    except InputError:
+        raise
+    except Exception as error:  # a name that is missing, a value or a shape that does not fit
         raise InputError("a config.json and a weights.pt of one fit", f"'{folder}', where they do not belong together",
                          "restore both files, or fit again") from error
 
@@ -152,7 +153,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
-    except (ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # damaged bytes lead a reader anywhere
         raise InputError(f"a readable {path.name}", f"a damaged one in '{path.parent}'", "restore it, or fit again") from error
 
 

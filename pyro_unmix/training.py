@@ -6,7 +6,6 @@ import copy
 import hashlib
 import io
 import math
-import pickle
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -227,7 +226,7 @@ class Trainer:
         try:
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             belongs_to = state["belongs_to"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        except Exception as error:  # damaged bytes lead torch anywhere
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
                              "remove it, or start again without resume") from error
         if belongs_to != self._belongs_to():

@@ -131,7 +131,7 @@ def test_a_bare_run_is_tolerated_and_an_evaluation_shown(folder, scene):
 @pytest.mark.parametrize("name", ["summary.nc", "history.csv", "config.json"])
 def test_missing_or_damaged_files_are_refused(folder, name):
     (folder / name).write_bytes(b"")
-    with pytest.raises(InputError, match="can be read"):
+    with pytest.raises(InputError, match="can(not)? be read"):
         report.write_report(folder)
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"no {name}"):

@@ -11,9 +11,10 @@ import xarray as xr
 
 from pyro_unmix.io import enmap, raster
 from pyro_unmix.io.bands import described, nanometres, widths
-from pyro_unmix.io.cubes import Cube, check_size
+from pyro_unmix.io.cubes import Cube
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
+from pyro_unmix.io.sizes import check_size
 
 _TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "bigtiff": "IF_SAFER"}
 _PACKED = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER", "overviews": "AUTO",

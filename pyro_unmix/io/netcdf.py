@@ -10,10 +10,10 @@ from typing import Any
 import h5py
 import xarray as xr
 
-from pyro_unmix.errors import InputError
-from pyro_unmix.io.cubes import Cube, check_size, readable
+from pyro_unmix.io.cubes import Cube, readable
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.io.grids import cube_of
+from pyro_unmix.io.hdf5 import check_contents
 
 # EMIT's groups: what it says of bands, and of the place of pixels.
 _BANDS, _LOCATION = "sensor_band_parameters", "location"
@@ -30,7 +30,7 @@ def open_cube(path: Path) -> Iterator[Cube]:
             return
         with h5py.File(path) as file:
             groups = {name for name in (_BANDS, _LOCATION) if isinstance(file.get(name), h5py.Group)}
-            _check(file, path)
+            check_contents(file, path)
         dataset, *more = (files.enter_context(xr.open_dataset(path, engine="h5netcdf", group=group, **_OPTIONS))
                           for group in (None, *sorted(groups)))
         parts = dict(zip(sorted(groups), more, strict=True))
@@ -44,26 +44,18 @@ def write_summary(summary: xr.Dataset, path: Path) -> None:
                                                                                   for name in summary.data_vars})
 
 
+def read_summary(path: Path, without: str = "") -> xr.Dataset:
+    """A summary, all of it in memory, but for the variable to do without."""
+    with readable(path, "a summary.nc"):
+        with h5py.File(path) as file:
+            check_contents(file, path)
+        with xr.open_dataset(path, engine="h5netcdf") as summary:
+            return summary.drop_vars(without, errors="ignore").load()
+
+
 def with_grid_mapping(summary: xr.Dataset) -> xr.Dataset:
     """The summary, its maps pointing at `spatial_ref`."""
     if "spatial_ref" not in summary.coords:
         return summary
     return summary.assign({name: values.assign_attrs(grid_mapping="spatial_ref") for name, values in summary.data_vars.items()
                            if {"y", "x"} <= set(values.dims)})
-
-
-def _check(group: h5py.Group, path: Path, here: int | None = None) -> None:
-    """Refuse what is larger than the file can hold, or lies in other files."""
-    here = path.stat().st_size if here is None else here
-    for name in group:
-        link = group.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise InputError(f"all data of '{path.name}' in that file", f"'{name}', which is in '{link.filename}'", "copy it in")
-        item = group.get(name)
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise InputError(f"all data of '{path.name}' in that file", f"'{name}', which is in another", "copy it in")
-            if item.shape and item.size:
-                check_size(item.shape, item.dtype.itemsize, here, path)
-        elif isinstance(item, h5py.Group) and isinstance(link, h5py.HardLink):
-            _check(item, path, here)

@@ -74,7 +74,7 @@ def open_archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
             yield archive
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError("an .npz archive of plain arrays", f"'{path.name}' ({error})",
                          "save arrays of numbers or text, not objects; if it is damaged copy it again") from error
 

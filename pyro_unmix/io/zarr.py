@@ -11,11 +11,12 @@ from pathlib import Path
 import xarray as xr
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.io.cubes import Cube, check_size, readable
+from pyro_unmix.io.cubes import Cube, readable
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
 from pyro_unmix.io.grids import cube_of
 from pyro_unmix.io.netcdf import with_grid_mapping
+from pyro_unmix.io.sizes import check_size
 
 _MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
