@@ -91,8 +91,8 @@ def of_data(folder: Path, seed: int) -> Iterator[dict]:
         yield line(fault, found, reference)
     scene = pu.simulate_scene(K, (SIDE, SIDE), n_bands=N_BANDS, snr_db=30.0, concentration=0.5, seed=seed)
     twice = np.repeat(scene.wavelengths[::2], 2)
-    yield line("every wavelength twice", fitted(folder, K, **parts(scene) | {"wavelengths": twice}), reference)
     image = scene.reflectance.values
+    yield line("every wavelength twice", fitted(folder, K, **parts(scene) | {"wavelengths": twice, "image": image}), reference)
     yield line("more endmembers than bands", fitted(folder, 6, image=image[:, :, :5]))
     yield line("more endmembers than pixels", fitted(folder, 6, image=image[:2, :2]))
     yield line("one pixel", fitted(folder, 2, image=image[:1, :1]))

@@ -18,7 +18,7 @@ def write_all(scene: pu.Scene, folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     image = scene.reflectance.values
     pu.save_scene(scene, folder / "scene.npz")
-    scipy.io.savemat(folder / "v5.mat", {"Y": image}, do_compression=True)
+    scipy.io.savemat(folder / "v5.mat", {"Y": image})
     with h5py.File(folder / "v73.mat", "w", userblock_size=512) as file:
         file.create_dataset("Y", data=image.T, compression="gzip").attrs["MATLAB_class"] = np.bytes_("double")
     cube = scene.reflectance.rename("reflectance").to_dataset()

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyro_unmix import datasets, libraries, recipes, simulate
-from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning
+from pyro_unmix.errors import FitDiverged, InputError, UnmixWarning, one_line
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
@@ -66,6 +66,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyro_unmix").setLevel(logging.INFO)
     warnings.showwarning = _one_line_warning
+    sys.unraisablehook = lambda found: None  # what a library cannot clean up of a file that it could not open
     try:
         app()
     except InputError as error:
@@ -420,9 +421,9 @@ def _say_done(result: Fit, folder: Path) -> None:
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
     if issubclass(category, UnmixWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _fail(error: Exception, code: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     sys.exit(code)

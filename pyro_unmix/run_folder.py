@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_unmix.components import describe, restore
 from pyro_unmix.denoise import FieldMeans, NonLocalMeans
 from pyro_unmix.errors import InputError
-from pyro_unmix.fit import Fit, FitConfig
+from pyro_unmix.fit import Fit, FitConfig, endmember_names
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.io.files import atomic_path, make_folder
 from pyro_unmix.metrics import Evaluation
@@ -117,16 +117,18 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
     state = _read(folder / "weights.pt", partial(torch.load, weights_only=True, map_location="cpu"))
     history = _read(folder / "history.csv", pd.read_csv)
     try:
+        endmember_names(config["names"], config["n_endmembers"])  # before anything of that size is made
         model = _restore_model(config, state["model"], model)
         if guide is None or not hasattr(guide, "head"):  # a head left open was chosen when the scene was seen
             guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
         denoisers = {"denoise.kernel": FieldMeans, "denoise.mean": NonLocalMeans}
         denoise = next((kind for name, kind in denoisers.items() if name in state["guide"]), None)
-        guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
-                            brightness=model.brightness is not None, denoise=denoise,
-                            correlated="noise.correlation" in state["guide"],
-                            heavy="noise.degrees_of_freedom" in state["guide"], mixing=model.mixing)
-        guide.load_state_dict(state["guide"])
+        with torch.device("meta"):  # sizes alone: no memory is taken before they are known to be those of the weights
+            guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
+                                brightness=model.brightness is not None, denoise=denoise,
+                                correlated="noise.correlation" in state["guide"],
+                                heavy="noise.degrees_of_freedom" in state["guide"], mixing=model.mixing)
+        guide.load_state_dict(state["guide"], assign=True)
         return Fit(
             model=model,
             guide=guide,

@@ -159,7 +159,7 @@ def _check_image(image: np.ndarray) -> np.ndarray:
 def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray | None:
     if wavelengths is None:
         return None
-    wavelengths = np.asarray(wavelengths, dtype=np.float64).ravel()
+    wavelengths = _numbers(wavelengths, "wavelengths", np.float64).ravel()
     if len(wavelengths) != shape[2]:
         transposed = len(wavelengths) in shape[:2]
         raise InputError(f"{shape[2]} wavelengths, one a band (the last axis of the image)", f"{len(wavelengths)}",
@@ -175,10 +175,18 @@ def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray |
     return wavelengths
 
 
+def _numbers(values, what: str, dtype: type = np.float32) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"{what} that are real numbers", f"type {values.dtype}", "convert them to float")
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)
+
+
 def _check_widths(fwhm, n_bands: int) -> np.ndarray | None:
     if fwhm is None:
         return None
-    fwhm = np.asarray(fwhm, dtype=np.float64).ravel()
+    fwhm = _numbers(fwhm, "fwhm", np.float64).ravel()
     if len(fwhm) != n_bands or not (np.isfinite(fwhm) & (fwhm > 0)).all():
         raise InputError(f"{n_bands} positive widths of bands (fwhm) in nanometres", f"{len(fwhm)} numbers"
                          + (", some of them not positive" if len(fwhm) == n_bands else ""), "leave them out if they are unknown")
@@ -193,6 +201,8 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
         raise InputError("a mask with at least one pixel to use (True)", "no such pixel", "check that True means 'use'")
 
     finite = np.isfinite(values)
+    if not finite[use].any():
+        raise InputError("an image with a finite value", "none", "check the image for fill values")
     dead = np.flatnonzero(~finite[use].any(axis=0))
     if len(dead):
         where = ", ".join(str(b) if wavelengths is None else f"{b} ({wavelengths[b]:.0f} nm)" for b in dead[:8])
@@ -225,16 +235,16 @@ def check_reference(abundances, endmembers, names, reflectance: xr.DataArray, br
     if len(names) != k:
         raise InputError(f"{k} reference names", f"{len(names)}")
     if abundances is not None:
-        reference["abundances"] = (("y", "x", "endmember"), np.asarray(abundances, dtype=np.float32))
+        reference["abundances"] = (("y", "x", "endmember"), _numbers(abundances, "reference abundances"))
         reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
     if endmembers is not None:
         if np.shape(endmembers) != (k, n_bands):
             raise InputError(f"reference endmembers of shape ({k}, {n_bands})", f"shape {np.shape(endmembers)}")
-        reference["endmembers"] = (("endmember", "wavelength"), np.asarray(endmembers, dtype=np.float32))
+        reference["endmembers"] = (("endmember", "wavelength"), _numbers(endmembers, "reference endmembers"))
         reference = reference.assign_coords(wavelength=reflectance.wavelength)
     if brightness is not None:
         if np.shape(brightness) != (rows, cols):
             raise InputError(f"reference brightness of shape ({rows}, {cols})", f"shape {np.shape(brightness)}")
-        reference["brightness"] = (("y", "x"), np.asarray(brightness, dtype=np.float32))
+        reference["brightness"] = (("y", "x"), _numbers(brightness, "reference brightness"))
         reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
     return reference
