@@ -14,6 +14,7 @@ import json
 import logging
 import resource
 import shutil
+import sys
 import tempfile
 import time
 import warnings
@@ -152,6 +153,7 @@ def batch(task: Task) -> dict:
     """Outcomes of some cases, each known by its number."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda found: None  # as on the command line
     slowest, outcomes = 0.0, []
     with tempfile.TemporaryDirectory() as name:
         shutil.copytree(task.folder, name, dirs_exist_ok=True)

@@ -9,7 +9,8 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,19 @@ device = "cpu"
 """
 
 
-def of_fit(folder: Path, kills: int, seed: int) -> list[dict]:
+def of_fit(folder: Path, kills: int, seed: int) -> Iterator[dict]:
     """A fit with draws, gone on with `--resume`."""
     make_run(folder)
-    return [killed("fit", [*fit_arguments(folder), "--draws", 20], "--out", Path("run"), folder, kills, seed, writes=27)]
+    yield killed("fit", [*fit_arguments(folder), "--draws", 20], "--out", Path("run"), folder, kills, seed, writes=27)
 
 
-def of_predict(folder: Path, kills: int, seed: int) -> list[dict]:
+def of_predict(folder: Path, kills: int, seed: int) -> Iterator[dict]:
     """Predictions in every format; gone on with where the command can, else run again."""
     make_run(folder)
     must(*fit_arguments(folder), "--out", folder / "fitted")
     arguments = ["predict", folder / "fitted", folder / "scene.npz"]
-    return [killed(f"predict {ending}", arguments, "--out", Path(f"out/maps{ending}"), folder, kills, seed + number)
-            for number, ending in enumerate((".nc", ".zarr", ".tif", ".hdr"))]
+    for number, ending in enumerate((".nc", ".zarr", ".tif", ".hdr")):
+        yield killed(f"predict {ending}", arguments, "--out", Path(f"out/maps{ending}"), folder, kills, seed + number)
 
 
 def make_run(folder: Path) -> None:
@@ -63,6 +64,8 @@ def killed(case: str, arguments: Sequence, option: str, out: Path, folder: Path,
     An undisturbed run writes about `writes` files, checkpoints included.
     """
     random = np.random.default_rng(seed)
+    for before in (folder / "whole", folder / "killed"):
+        shutil.rmtree(before, ignore_errors=True)
     began = time.monotonic()
     must(*arguments, option, folder / "whole" / out)
     seconds = time.monotonic() - began
@@ -111,7 +114,10 @@ def contents(path: Path) -> object:
         with xr.open_zarr(path) as store:
             return store.load()
     if path.suffix in (".tif", ".hdr", ".img"):
-        with rasterio.open(path.with_suffix(".img") if path.suffix == ".hdr" else path) as file:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            file = rasterio.open(path.with_suffix(".img") if path.suffix == ".hdr" else path)
+        with file:
             return xr.Dataset({"maps": (("band", "y", "x"), file.read())})
     if path.suffix == ".pt":
         return torch.load(path, weights_only=True)

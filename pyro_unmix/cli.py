@@ -66,7 +66,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyro_unmix").setLevel(logging.INFO)
     warnings.showwarning = _one_line_warning
-    sys.unraisablehook = lambda found: None  # what a library cannot clean up of a file that it could not open
+    # What HDF5 and Zarr cannot clean up of a file that they could not read is no news beside the error.
+    sys.unraisablehook = lambda found: None
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         app()
     except InputError as error:

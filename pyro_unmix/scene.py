@@ -13,6 +13,8 @@ from pyro_unmix.errors import InputError, UnmixWarning
 
 # Below this, a "wavelength" can only be in micrometres; above, only in nanometres.
 _LARGEST_MICROMETRE = 100.0
+# A measured value is not the extreme one so often; of values that are saturated it is a share of all.
+_REPEATED, _SATURATED = 20, 1e-3
 
 
 class Scene:
@@ -220,7 +222,20 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
     if use.sum() > 1 and len(constant):
         warnings.warn(f"{len(constant)} bands hold one value in all pixels (first: band {constant[0]}): "
                       "they tell nothing, better drop them", UnmixWarning, stacklevel=3)
+    _tell_extremes(values[use])
     return use
+
+
+def _tell_extremes(pixels: np.ndarray) -> None:
+    """Warn of a value that no measurement repeats so often: of no data in some bands, or the end of the sensor's range."""
+    lowest, highest = pixels.min(), pixels.max()
+    if lowest < 0 and (count := int((pixels == lowest).sum())) >= _REPEATED:
+        warnings.warn(f"the lowest value, {lowest:g}, is in {count} places: if it stands for no data, mask these pixels or drop "
+                      "these bands", UnmixWarning, stacklevel=4)
+    count = int((pixels == highest).sum())
+    if count >= max(_REPEATED, _SATURATED * pixels.size):
+        warnings.warn(f"the largest value, {highest:g}, is {100 * count / pixels.size:.1f} % of all values: if the sensor is "
+                      "saturated there, mask these pixels or drop these bands", UnmixWarning, stacklevel=4)
 
 
 def check_reference(abundances, endmembers, names, reflectance: xr.DataArray, brightness=None) -> xr.Dataset | None:

@@ -44,11 +44,12 @@ class Outcome:
 def run(*arguments) -> Outcome:
     """`pyro-unmix ARGUMENTS` in this process, which is left as it was."""
     out, err = io.StringIO(), io.StringIO()
-    loggers = [logging.getLogger(), logging.getLogger("pyro_unmix")]
+    loggers = [logging.getLogger(), logging.getLogger("pyro_unmix"), logging.getLogger("asyncio")]
     state = [(logger.level, logger.handlers[:]) for logger in loggers]
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), \
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["pyro-unmix", *map(str, arguments)])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to be put back
         warnings.simplefilter("default")
         try:
             cli.main()

@@ -48,6 +48,7 @@ def open_cube(path: Path) -> Iterator[Cube]:
         if "reflectance scale factor" in header:
             cube = _divided(cube, number(header, "reflectance scale factor", header_path), header_path)
         yield cube
+    _checked_shape(header, header_path, data_path)  # GDAL reads zeros from a file that has been cut while it was read
 
 
 def has_header(path: Path) -> bool:

@@ -25,8 +25,8 @@ def open_cube(path: Path) -> Iterator[Cube]:
     """Version 4 (HDF5), with or without EMIT's groups, or version 3."""
     with readable(path, "a NetCDF file"), ExitStack() as files:
         if not h5py.is_hdf5(path):
-            # SciPy maps the file to memory, and refuses one that is shorter than it says.
-            yield cube_of(files.enter_context(xr.open_dataset(path, engine="scipy", **_OPTIONS)), path)
+            # SciPy refuses a file that is shorter than it says. Mapped to memory, one cut while it is read would end the process.
+            yield cube_of(files.enter_context(xr.open_dataset(path, engine="scipy", mmap=False, **_OPTIONS)), path)
             return
         with h5py.File(path) as file:
             groups = {name for name in (_BANDS, _LOCATION) if isinstance(file.get(name), h5py.Group)}
