@@ -15,23 +15,21 @@ import pandas as pd
 
 from benchmarks import damaged, kills, places
 
+PARTS = {"fit": kills.of_fit, "predict": kills.of_predict, "output": places.of_output, "input": places.of_input,
+         "data": damaged.of_data}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", default="fit,predict,output,input,data")
-    parser.add_argument("--kills", type=int, default=24, help="of a fit; of a prediction, in each of four formats, a third")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for part in options.parts.split(","):
         work = options.out / "work" / part
         shutil.rmtree(work, ignore_errors=True)
-        cases = {"fit": lambda: kills.of_fit(work, options.kills, options.seed),
-                 "predict": lambda: kills.of_predict(work, options.kills // 3, options.seed),
-                 "output": lambda: places.of_output(work, options.seed), "input": lambda: places.of_input(work, options.seed),
-                 "data": lambda: damaged.of_data(work, options.seed)}[part]
         rows = []
-        for case in cases():
+        for case in PARTS[part](work, options.seed):
             rows.append(case)
             print(*case.values(), sep=" | ", flush=True)
             pd.DataFrame(rows).to_csv(options.out / f"{part}.csv", index=False)

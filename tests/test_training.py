@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyro
@@ -370,6 +371,12 @@ def test_checkpoint_of_another_fit_is_refused(fit_scene, fit_model, left_over, c
     with pytest.raises(pu.InputError, match="checkpoint of this very fit"):
         quiet_fit(**options)
     assert left_over.exists()
+
+
+def test_no_checkpoint_is_unpickled(fit_of, left_over, tmp_path):
+    torch.save({"belongs_to": Path(tmp_path)}, left_over)
+    with pytest.raises(pu.InputError, match="cannot be read"):
+        fit_of(config=OFTEN, checkpoint=left_over, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbage", "another file"])
