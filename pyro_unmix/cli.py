@@ -14,12 +14,11 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import typer
-import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from pyro_unmix import datasets, libraries, recipes, simulate
-from pyro_unmix.errors import FitDiverged, InputError, ProcessLost, UnmixWarning
+from pyro_unmix.errors import FitDiverged, InputError, ProcessLost, UnmixWarning, one_line
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
 from pyro_unmix.initialize import informed_endmembers
@@ -34,7 +33,7 @@ from pyro_unmix.io import (
 )
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import make_folder
-from pyro_unmix.io.summary_files import check_output
+from pyro_unmix.io.summary_files import check_output, read_summary
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
@@ -67,6 +66,7 @@ KeepWater = Annotated[bool, typer.Option("--keep-water", help="Keep the bands of
                                          "1960 nm, where water vapour absorbs.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
+_LAST = "report.html"  # the last file of a run folder to be written
 
 Guide = Literal["spacnn", "cnn", "mlp"]
 Brightness = Literal["auto", "none", "pixel"]
@@ -78,6 +78,9 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyro_unmix").setLevel(logging.INFO)
     warnings.showwarning = _one_line_warning
+    # What HDF5 and Zarr cannot clean up of a file that they could not read is no news beside the error.
+    sys.unraisablehook = lambda found: None
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         app()
     except InputError as error:
@@ -86,6 +89,8 @@ def main() -> None:
         _fail(error, 3)
     except ProcessLost as error:
         _fail(error, 1)
+    except (OSError, MemoryError) as error:  # a full disk, a device that fails, a scene larger than memory
+        _fail(InputError("a system that can do this", f"{type(error).__name__}: {error}"), 2)
 
 
 @app.command()
@@ -95,8 +100,7 @@ def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> Non
     truth = scene.reference
     assert truth is not None  # the scene is simulated
     make_folder(out_folder)
-    result = fit_scene(UnmixingModel(truth.sizes["endmember"]), scene, seed=seed,
-                       checkpoint=out_folder / "checkpoint.pt")
+    result = fit_scene(UnmixingModel(truth.sizes["endmember"]), scene, seed=seed)
     posterior = result.posterior(scene)
     evaluation = evaluate_summary(posterior.summary(), truth)
     save_run(out_folder, result, posterior, evaluation=evaluation)
@@ -179,11 +183,15 @@ def fit(
         model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, model.n_endmembers))
     elif materials is not None:
         raise InputError("a --library to take the --materials from", "none")
+    if not resume:  # what says that a fit is finished is the last to be written and the first to go
+        (out_folder / _LAST).unlink(missing_ok=True)
     result = fit_scene(model, opened, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
                        resume=resume)
     if not is_first():
         return
     save_run(out_folder, result, result.posterior(opened), draws=draws)
+    if not result.interrupted:
+        checkpoint.unlink(missing_ok=True)
     _say_done(result, out_folder)
 
 
@@ -220,14 +228,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare a summary with a reference: RMSE, spectral angle, coverage, CRPS."""
-    if not summary.is_file():
-        raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}', which is not there")
-    try:
-        estimated = xr.load_dataset(summary, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise InputError("a summary.nc", f"'{summary}': {str(error).splitlines()[0]}") from error
-    if missing := {"abundance_mean", "endmember_mean"} - set(estimated):
-        raise InputError("a summary written by 'pyro-unmix fit'", f"'{summary}' without {', '.join(sorted(missing))}")
+    estimated = read_summary(summary)
     if Path(reference).exists() or reference not in datasets.dataset_names():
         truth = open_reference(reference, estimated, variant=variant)
     elif (known := datasets.load_dataset(reference, variant=variant).reference) is not None:
@@ -431,7 +432,7 @@ def _read_toml(path: Path) -> dict:
 
 def _holds_finished_fit(folder: Path) -> bool:
     """Whether a fit ran to its end here. One stopped by Ctrl-C leaves all files too, and says so in config.json."""
-    if not (folder / "report.html").exists():  # the last to be written
+    if not (folder / _LAST).exists():
         return False
     try:
         return not json.loads((folder / "config.json").read_text())["interrupted"]
@@ -455,9 +456,9 @@ def _say_done(result: Fit, folder: Path) -> None:
 
 def _one_line_warning(message, category, filename, lineno, file=None, line=None) -> None:
     if issubclass(category, UnmixWarning) and is_first():
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _fail(error: Exception, code: int) -> None:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {one_line(str(error))}", file=sys.stderr)
     sys.exit(code)

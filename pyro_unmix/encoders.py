@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from pyro_unmix.errors import InputError
 
+# A file that asks for more layers, or wider ones, is damaged.
+_LARGEST = 10_000
+
 
 class Encoder(nn.Module):
     """From inputs `(batch, n_inputs, height, width)` to features `(batch, n_features, height, width)`.
@@ -114,6 +117,6 @@ class SpatialAttentionEncoder(ConvEncoder):
 
 def _positive(**settings: int) -> dict[str, int]:
     for name, value in settings.items():
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"a positive whole number for {name}", f"{value}")
+        if not isinstance(value, (int, np.integer)) or not 1 <= value <= _LARGEST:
+            raise InputError(f"a whole number from 1 to {_LARGEST} for {name}", f"{value}")
     return {name: int(value) for name, value in settings.items()}

@@ -22,7 +22,7 @@ class InputError(UnmixError):
 
     def __init__(self, expected: str, got: str, advice: str = ""):
         self.expected, self.got, self.advice = expected, got, advice
-        super().__init__(f"expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
+        super().__init__(one_line(f"expected {expected}, got {got}" + (f"; {advice}" if advice else "")))
 
     def __reduce__(self):
         # Exceptions are rebuilt from `args`, which here hold the one joined line.
@@ -67,6 +67,11 @@ class ProcessLost(UnmixError):
 
     def __reduce__(self):
         return type(self), (self.rank, self.size)
+
+
+def one_line(text: str) -> str:
+    """The text on one line, of what can be printed: it may quote a damaged file, or one made to control a terminal."""
+    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 class UnmixWarning(UserWarning):

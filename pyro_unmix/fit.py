@@ -192,9 +192,9 @@ def fit(
         Of the mean squared error of the mean abundances, added to both losses, in SVI that of labelled pixels and at last that of
         the pairs: the supervision of Chitnis, Mantripragada and Qureshi (2023), arXiv 2311.10701.
     checkpoint
-        File to keep the state of training in, replaced atomically and removed at the end.
+        File to keep the state of training in, replaced atomically. Yours to remove when the result is saved.
     resume
-        Go on from `checkpoint` if it is there and belongs to this fit.
+        Go on from `checkpoint` if it is there and belongs to this fit; of one that is finished nothing is done again.
     progress
         Show a bar, or lines in a log.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_unmix.components import describe, restore
 from pyro_unmix.denoise import FieldMeans, NonLocalMeans
 from pyro_unmix.errors import InputError
-from pyro_unmix.fit import Fit, FitConfig
+from pyro_unmix.fit import Fit, FitConfig, endmember_names
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.io.files import atomic_path, make_folder
 from pyro_unmix.metrics import Evaluation
@@ -60,10 +60,12 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
     }
     if evaluation is not None:
         config["evaluation"] = evaluation.to_dict()
+    state = io.BytesIO()  # what a disk says is lost in what torch says
+    torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
+                "shared": None if fit.shared is None else vars(fit.shared),
+                **({} if fit.simulated is None else {"simulated": vars(fit.simulated)})}, state)
     with atomic_path(folder / "weights.pt") as path:
-        torch.save({"model": model.state_dict(), "guide": guide.state_dict(),
-                    "shared": None if fit.shared is None else vars(fit.shared),
-                    **({} if fit.simulated is None else {"simulated": vars(fit.simulated)})}, path)
+        path.write_bytes(state.getbuffer())
     with atomic_path(folder / "history.csv") as path:
         fit.history.to_csv(path, index=False)
     with atomic_path(folder / "config.json") as path:
@@ -87,8 +89,10 @@ def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior, *, draws
     posterior.save(folder / "summary.nc")
     save_pixels(folder, posterior.scene, fit.model)
     if draws:
-        with atomic_path(folder / "draws.nc") as path:
-            posterior.to_arviz(draws, seed=fit.seed).to_netcdf(path, engine="h5netcdf")
+        groups = "posterior", "observed_data"
+        drawn = posterior.to_arviz(draws, seed=fit.seed, groups=groups)
+        with atomic_path(folder / "draws.nc", room=sum(drawn[group].nbytes for group in groups)) as path:
+            drawn.to_netcdf(path, engine="h5netcdf")
     write_report(folder)
     return folder
 
@@ -115,16 +119,18 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
     state = _read(folder / "weights.pt", partial(torch.load, weights_only=True, map_location="cpu"))
     history = _read(folder / "history.csv", pd.read_csv)
     try:
+        endmember_names(config["names"], config["n_endmembers"])  # before anything of that size is made
         model = _restore_model(config, state["model"], model)
         if guide is None or not hasattr(guide, "head"):  # a head left open was chosen when the scene was seen
             guide = UnmixingGuide(restore(config["guide"]) if guide is None else guide.encoder, restore(config["head"]))
         denoisers = {"denoise.kernel": FieldMeans, "denoise.mean": NonLocalMeans}
         denoise = next((kind for name, kind in denoisers.items() if name in state["guide"]), None)
-        guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
-                            brightness=model.brightness is not None, denoise=denoise,
-                            correlated="noise.correlation" in state["guide"],
-                            heavy="noise.degrees_of_freedom" in state["guide"], mixing=model.mixing)
-        guide.load_state_dict(state["guide"])
+        with torch.device("meta"):  # sizes alone: no memory is taken before they are known to be those of the weights
+            guide = guide.build(config["n_endmembers"], config["n_bands"], config["n_components"],
+                                brightness=model.brightness is not None, denoise=denoise,
+                                correlated="noise.correlation" in state["guide"],
+                                heavy="noise.degrees_of_freedom" in state["guide"], mixing=model.mixing)
+        guide.load_state_dict(state["guide"], assign=True)
         return Fit(
             model=model,
             guide=guide,
@@ -141,7 +147,9 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
             shared=Shared(**state["shared"]) if state.get("shared") else None,
             simulated=Simulated(**state["simulated"]) if state.get("simulated") else None,
         )
-    except (KeyError, TypeError, RuntimeError) as error:  # a name that is missing, a value or a shape that does not fit
+    except InputError:
+        raise
+    except Exception as error:  # a name that is missing, a value or a shape that does not fit
         raise InputError("a config.json and a weights.pt of one fit", f"'{folder}', where they do not belong together",
                          "restore both files, or fit again") from error
 
@@ -149,7 +157,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     try:
         return reader(path)
-    except (ValueError, RuntimeError, OSError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # damaged bytes lead a reader anywhere
         raise InputError(f"a readable {path.name}", f"a damaged one in '{path.parent}'", "restore it, or fit again") from error
 
 

@@ -13,6 +13,8 @@ from pyro_unmix.errors import InputError, UnmixWarning
 
 # Below this, a "wavelength" can only be in micrometres; above, only in nanometres.
 _LARGEST_MICROMETRE = 100.0
+# A measured value is not the extreme one so often; of values that are saturated it is a share of all.
+_REPEATED, _SATURATED = 20, 1e-3
 
 
 class Scene:
@@ -165,7 +167,7 @@ def _check_image(image: np.ndarray) -> np.ndarray:
 def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray | None:
     if wavelengths is None:
         return None
-    wavelengths = np.asarray(wavelengths, dtype=np.float64).ravel()
+    wavelengths = _numbers(wavelengths, "wavelengths", np.float64).ravel()
     if len(wavelengths) != shape[2]:
         transposed = len(wavelengths) in shape[:2]
         raise InputError(f"{shape[2]} wavelengths, one a band (the last axis of the image)", f"{len(wavelengths)}",
@@ -181,10 +183,18 @@ def _check_wavelengths(wavelengths, shape: tuple[int, int, int]) -> np.ndarray |
     return wavelengths
 
 
+def _numbers(values, what: str, dtype: type = np.float32) -> np.ndarray:
+    values = np.asarray(values)
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"{what} that are real numbers", f"type {values.dtype}", "convert them to float")
+    with np.errstate(over="ignore"):
+        return values.astype(dtype, copy=False)
+
+
 def _check_widths(fwhm, n_bands: int) -> np.ndarray | None:
     if fwhm is None:
         return None
-    fwhm = np.asarray(fwhm, dtype=np.float64).ravel()
+    fwhm = _numbers(fwhm, "fwhm", np.float64).ravel()
     if len(fwhm) != n_bands or not (np.isfinite(fwhm) & (fwhm > 0)).all():
         raise InputError(f"{n_bands} positive widths of bands (fwhm) in nanometres", f"{len(fwhm)} numbers"
                          + (", some of them not positive" if len(fwhm) == n_bands else ""), "leave them out if they are unknown")
@@ -199,6 +209,8 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
         raise InputError("a mask with at least one pixel to use (True)", "no such pixel", "check that True means 'use'")
 
     finite = np.isfinite(values)
+    if not finite[use].any():
+        raise InputError("an image with a finite value", "none", "check the image for fill values")
     dead = np.flatnonzero(~finite[use].any(axis=0))
     if len(dead):
         where = ", ".join(str(b) if wavelengths is None else f"{b} ({wavelengths[b]:.0f} nm)" for b in dead[:8])
@@ -215,6 +227,7 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
     if use.sum() > 1 and len(constant):
         warnings.warn(f"{len(constant)} bands hold one value in all pixels (first: band {constant[0]}): "
                       "they tell nothing, better drop them", UnmixWarning, stacklevel=3)
+    _tell_extremes(values[use])
     return use
 
 
@@ -222,6 +235,18 @@ def gaps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(y, x)` of `values` `(y, x, bands)` that have a value that is not finite, and those that have no data."""
     finite = np.isfinite(values).all(axis=2)
     return ~finite, finite & (values[:, :, 0] <= 0) & (values == values[:, :, :1]).all(axis=2)
+
+
+def _tell_extremes(pixels: np.ndarray) -> None:
+    """Warn of a value that no measurement repeats so often: of no data in some bands, or the end of the sensor's range."""
+    lowest, highest = pixels.min(), pixels.max()
+    if lowest < 0 and (count := int((pixels == lowest).sum())) >= _REPEATED:
+        warnings.warn(f"the lowest value, {lowest:g}, is in {count} places: if it stands for no data, mask these pixels or drop "
+                      "these bands", UnmixWarning, stacklevel=4)
+    count = int((pixels == highest).sum())
+    if count >= max(_REPEATED, _SATURATED * pixels.size):
+        warnings.warn(f"the largest value, {highest:g}, is {100 * count / pixels.size:.1f} % of all values: if the sensor is "
+                      "saturated there, mask these pixels or drop these bands", UnmixWarning, stacklevel=4)
 
 
 def check_reference(abundances, endmembers, names, reflectance: xr.DataArray, brightness=None) -> xr.Dataset | None:
@@ -236,16 +261,16 @@ def check_reference(abundances, endmembers, names, reflectance: xr.DataArray, br
     if len(names) != k:
         raise InputError(f"{k} reference names", f"{len(names)}")
     if abundances is not None:
-        reference["abundances"] = (("y", "x", "endmember"), np.asarray(abundances, dtype=np.float32))
+        reference["abundances"] = (("y", "x", "endmember"), _numbers(abundances, "reference abundances"))
         reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
     if endmembers is not None:
         if np.shape(endmembers) != (k, n_bands):
             raise InputError(f"reference endmembers of shape ({k}, {n_bands})", f"shape {np.shape(endmembers)}")
-        reference["endmembers"] = (("endmember", "wavelength"), np.asarray(endmembers, dtype=np.float32))
+        reference["endmembers"] = (("endmember", "wavelength"), _numbers(endmembers, "reference endmembers"))
         reference = reference.assign_coords(wavelength=reflectance.wavelength)
     if brightness is not None:
         if np.shape(brightness) != (rows, cols):
             raise InputError(f"reference brightness of shape ({rows}, {cols})", f"shape {np.shape(brightness)}")
-        reference["brightness"] = (("y", "x"), np.asarray(brightness, dtype=np.float32))
+        reference["brightness"] = (("y", "x"), _numbers(brightness, "reference brightness"))
         reference = reference.assign_coords(y=reflectance.y, x=reflectance.x)
     return reference

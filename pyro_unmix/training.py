@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import math
-import pickle
 import time
 import warnings
 from collections.abc import Callable
@@ -144,6 +144,8 @@ class Trainer:
                     self._prepare_calibration()
                     self._enter(name)
                 self._run_stage()
+            if self.checkpoint:
+                self.save(self.checkpoint)
         except KeyboardInterrupt:
             if self.processes.size > 1:  # each stops at another place: there is no result that all of them have
                 warnings.warn(f"training was interrupted in stage '{self.stage}' and leaves no result; resume from the last "
@@ -151,8 +153,6 @@ class Trainer:
                 raise
             self.interrupted = True
         self.guide.train().requires_grad_(True)
-        if self.checkpoint and not self.interrupted and self.processes.first:
-            self.checkpoint.unlink(missing_ok=True)
 
     def _run_stage(self) -> None:
         steps, loss_of = self.stages[self.stage]
@@ -224,8 +224,10 @@ class Trainer:
                  "optimizer": self.optimizer.state_dict(), "stage": self.stage, "step": self.step,
                  "history": self.history, "seconds": self.seconds, "random": random,
                  "belongs_to": self.belongs_to()}
+        content = io.BytesIO()  # what a disk says is lost in what torch says
+        torch.save(state, content)
         with atomic_path(checkpoint) as path:
-            torch.save(state, path)
+            path.write_bytes(content.getbuffer())
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one.
@@ -259,7 +261,7 @@ class Trainer:
         try:
             state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
             belongs_to = state["belongs_to"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        except Exception as error:  # damaged bytes lead torch anywhere
             raise InputError("a checkpoint of this very fit", f"'{self.checkpoint}', which cannot be read",
                              "remove it, or start again without resume") from error
         if belongs_to != self.belongs_to():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import logging
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -44,11 +45,12 @@ class Outcome:
 def run(*arguments) -> Outcome:
     """`pyro-unmix ARGUMENTS` in this process, which is left as it was."""
     out, err = io.StringIO(), io.StringIO()
-    loggers = [logging.getLogger(), logging.getLogger("pyro_unmix")]
+    loggers = [logging.getLogger(), logging.getLogger("pyro_unmix"), logging.getLogger("asyncio")]
     state = [(logger.level, logger.handlers[:]) for logger in loggers]
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), \
             contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         patch.setattr(sys, "argv", ["pyro-unmix", *map(str, arguments)])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)  # to be put back
         warnings.simplefilter("default")
         try:
             cli.main()
@@ -73,6 +75,11 @@ def assert_refused(outcome: Outcome, message: str, code: int = 2) -> None:
     assert outcome.code == code and outcome.out == ""
     assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1 and outcome.err.endswith("\n"), outcome.err
     assert re.search(message, outcome.err), outcome.err
+
+
+def assert_refused_with_progress(outcome: Outcome, message: str) -> None:
+    """The same of long work, whose progress stands before."""
+    assert_refused(replace(outcome, err="".join(outcome.err.splitlines(keepends=True)[-1:])), message)
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +258,28 @@ def test_killed_fit_goes_on_to_the_same_end(folder, options, tmp_path, no_report
     one, other = (torch.load(tmp_path / name / "weights.pt", weights_only=True)["guide"] for name in ("run", "whole"))
     assert all(torch.equal(one[name], other[name]) for name in other)
     xr.testing.assert_equal(opened(tmp_path / "run" / "summary.nc"), opened(tmp_path / "whole" / "summary.nc"))
+
+
+def test_a_fit_that_cannot_be_saved_has_lost_nothing(folder, options, tmp_path, no_report, monkeypatch):
+    """The checkpoint stays until the result is written: training is not done again."""
+    arguments = [*options, "--out", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "save_run", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+        assert_refused_with_progress(run(*arguments), "Input/output error")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint.pt"]
+    monkeypatch.setattr("pyro_unmix.training.Trainer._train_step", lambda *_: pytest.fail("trained again"))
+    works(*arguments, "--resume")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+def test_a_second_fit_in_a_folder_is_not_taken_for_finished(options, tmp_path, no_report, monkeypatch):
+    arguments = [*options, "--out", tmp_path / "run"]
+    works(*arguments)
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "fit_scene", lambda *_, **__: (_ for _ in ()).throw(MemoryError("killed before any checkpoint")))
+        assert_refused(run(*arguments, "--seed", 1), "MemoryError: killed before any checkpoint")
+    assert "nothing to resume" not in works(*arguments, "--seed", 1, "--resume").out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 1
 
 
 # The other commands

@@ -157,15 +157,15 @@ def test_settings_make_the_same_encoder_again(make):
 
 
 @pytest.mark.parametrize("make, complaint", [
-    (lambda: PixelEncoder(width=0), "positive whole number for width, got 0"),
-    (lambda: PixelEncoder(depth=-1), "positive whole number for depth, got -1"),
-    (lambda: PixelEncoder(width=2.5), "positive whole number for width, got 2.5"),
-    (lambda: ConvEncoder(width="32"), "positive whole number for width, got 32"),
+    (lambda: PixelEncoder(width=0), "whole number from 1 to 10000 for width, got 0"),
+    (lambda: PixelEncoder(depth=-1), "whole number from 1 to 10000 for depth, got -1"),
+    (lambda: PixelEncoder(width=2.5), "whole number from 1 to 10000 for width, got 2.5"),
+    (lambda: ConvEncoder(width="32"), "whole number from 1 to 10000 for width, got 32"),
     (lambda: ConvEncoder(kernel=4), "odd kernel.*got 4"),
-    (lambda: ConvEncoder(kernel=0), "positive whole number for kernel"),
+    (lambda: ConvEncoder(kernel=0), "whole number from 1 to 10000 for kernel"),
     (lambda: SpatialAttentionEncoder(window=6), "odd window.*got 6"),
     (lambda: SpatialAttentionEncoder(kernel=2), "odd kernel"),
-    (lambda: SpatialAttentionEncoder(depth=0), "positive whole number for depth"),
+    (lambda: SpatialAttentionEncoder(depth=0), "whole number from 1 to 10000 for depth"),
 ])
 def test_settings_that_make_no_sense_are_refused(make, complaint):
     with pytest.raises(InputError, match=complaint):

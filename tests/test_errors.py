@@ -17,6 +17,11 @@ def test_an_input_error_reads_as_one_sentence():
     assert (error.expected, error.got, error.advice) == ("3 names", "2", "name every endmember")
 
 
+def test_an_error_is_one_line_of_what_can_be_printed():
+    error = InputError("a name", "'\x1b[2Jred\n\ud800 \u202eoak'")
+    assert str(error) == "expected a name, got ' [2Jred oak'" and str(error).encode()
+
+
 def test_an_input_error_passes_through_pyro_as_it_is():
     error = InputError("a scene of leaves", "one of stones")
 

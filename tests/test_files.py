@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.io.files import atomic_path, make_folder
+from pyro_unmix.io.files import atomic_folder, atomic_path, make_folder
 
 
 def contents(folder):
@@ -79,6 +82,53 @@ def test_a_folder_that_cannot_be_made_is_said_plainly(tmp_path):
         make_folder(tmp_path / "file" / "below")
     with pytest.raises(InputError, match="writable output folder"):
         make_folder(tmp_path / "file")
+
+
+@pytest.fixture
+def gone():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_left_is_gone_after_the_next_write(tmp_path, gone):
+    (tmp_path / f".table.{gone}.csv").write_text("half")
+    (tmp_path / f".maps.{gone}.zarr" / "new").mkdir(parents=True)
+    others = [f".table.{os.getppid()}.csv", f".table.{gone}.txt", f".tables.{gone}.csv", ".table.csv", ".table.x.csv"]
+    for name in others:
+        (tmp_path / name).write_text("of one that runs, or of another file")
+    with atomic_path(tmp_path / "table.csv") as path:
+        path.write_text("whole")
+    with atomic_folder(tmp_path / "maps.zarr") as folder:
+        (folder / "maps.zarr").mkdir()
+    assert contents(tmp_path) == sorted([*others, "table.csv", "maps.zarr"])
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("a library's own words\n")])
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_a_full_disk_is_said_plainly_and_leaves_nothing(tmp_path, write, error):
+    with pytest.raises(InputError, match="writable output.*a.nc.*(No space left|a library's own words).*; make room"):
+        with write(tmp_path / "a.nc") as path:
+            (path / "half" if path.is_dir() else path).write_text("half")
+            raise error
+    assert not contents(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot set room aside")
+@pytest.mark.parametrize("write", [atomic_path, atomic_folder])
+def test_room_is_proven_before_anything_is_written(tmp_path, monkeypatch, write):
+    asked = []
+
+    def refuse(descriptor, start, n_bytes):
+        asked.append(n_bytes)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(InputError, match="No space left"):
+        with write(tmp_path / "a.nc", room=10**6):
+            pytest.fail("it was written all the same")
+    assert asked[0] >= 10**6 and not contents(tmp_path)
 
 
 def test_making_a_folder_leaves_nothing_in_it(tmp_path):

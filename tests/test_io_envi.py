@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -29,7 +30,7 @@ from sensor_files import (
 )
 
 from pyro_unmix.errors import InputError, UnmixWarning
-from pyro_unmix.io import open_scene
+from pyro_unmix.io import envi, open_scene
 from pyro_unmix.scene import Scene
 
 SCALE = {"reflectance scale factor": 10_000}
@@ -200,6 +201,21 @@ def test_a_header_leads_to_no_other_file(tmp_path):
     path = write_envi(tmp_path / "in", reflectance().astype("f4"), header=SPECTRAL | {"data file": "../secret.img"})
     (tmp_path / "in" / "scene.img").unlink()
     with pytest.raises(InputError, match="the other file of the image"):
+        open_scene(path)
+
+
+def test_a_file_cut_while_it_is_read_is_no_file_of_zeros(tmp_path):
+    path = write_envi(tmp_path, reflectance().astype("f4"), header=SPECTRAL)
+    with pytest.raises(InputError, match="cut short"):
+        with envi.open_cube(path) as cube:
+            os.truncate(tmp_path / "scene.img", 40)
+            cube.read(slice(0, ROWS), np.arange(BANDS))
+
+
+def test_a_list_that_does_not_end_is_told(tmp_path):
+    path = write_envi(tmp_path, reflectance().astype("f4"), header={"wavelength": SPECTRAL["wavelength"]})
+    path.write_text(path.read_text().rstrip("}\n"))
+    with pytest.raises(InputError, match="'wavelength' in 'scene.hdr', got one that does not end"):
         open_scene(path)
 
 

@@ -219,6 +219,29 @@ def test_version_73_structs_and_empty_arrays(tmp_path):
         open_scene(path)
 
 
+def linked(file, other):
+    file["Y"] = h5py.ExternalLink(str(other), "Y")
+
+
+def external(file, other):
+    file.create_dataset("Y", shape=(4, 3, 5), dtype="u1", external=[(str(other), 0, h5py.h5f.UNLIMITED)])
+
+
+def unwritten(file, other):
+    file.create_dataset("Y", shape=(10**6, 10**6, 5), chunks=(1, 1, 5), dtype="f4")
+
+
+@pytest.mark.parametrize("lead, message", [(linked, "all data of 'a.mat' in that file"), (external, "all data of 'a.mat'"),
+                                           (unwritten, "as large as its header says")])
+def test_data_that_are_not_in_the_file_are_refused(tmp_path, lead, message):
+    with h5py.File(tmp_path / "other.mat", "w") as file:
+        file["Y"] = np.ones((4, 3, 5))
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        lead(file, tmp_path / "other.mat")
+    with pytest.raises(InputError, match=message):
+        open_scene(tmp_path / "a.mat")
+
+
 def test_damaged_files_give_one_line(tmp_path):
     v5 = write_v5(tmp_path / "v5.mat", SCENES["palsson"]).read_bytes()
     v73 = write_v73(tmp_path / "v73.mat", SCENES["palsson"]).read_bytes()

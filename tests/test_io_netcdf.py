@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from sensor_files import BANDS, COLS, DRY, FWHM, GRID, NM, ROWS, UTM, opened, plain_cube, reflectance, write_emit
 
 from pyro_unmix.errors import InputError, UnmixWarning
-from pyro_unmix.io import open_scene
+from pyro_unmix.io import netcdf, open_scene
 from pyro_unmix.scene import Scene
 
 
@@ -145,6 +148,37 @@ def test_data_in_other_files_are_refused(tmp_path, lead):
         lead(file, other)
     with pytest.raises(InputError, match="all data of 'a.nc' in that file"):
         opened(tmp_path / "in" / "a.nc")
+
+
+@pytest.mark.parametrize("where", [{"filters": [{"id": "pickle", "protocol": 5}]}, {"compressor": {"id": "pickle"}}])
+def test_nothing_is_unpickled(tmp_path, where):
+    plain_cube().to_dataset().to_zarr(tmp_path / "a.zarr", zarr_format=2, consolidated=False)
+    about = tmp_path / "a.zarr" / "reflectance" / ".zarray"
+    escaped = json.dumps(json.loads(about.read_text()) | where).replace("pickle", "\\u0070ickle")
+    about.write_text(escaped)
+    with pytest.raises(InputError, match="'reflectance' of 'a.zarr', which holds pickled objects"):
+        opened(tmp_path / "a.zarr")
+
+
+def test_version_three_is_not_mapped_to_memory(tmp_path):
+    """A file that is mapped ends the process where it is cut while it is read."""
+    path = tmp_path / "a.nc"
+    xr.DataArray(reflectance(), dims=("y", "x", "wavelength"), name="reflectance").to_netcdf(path, engine="scipy")
+    with netcdf.open_cube(path) as cube:
+        maps = Path("/proc/self/maps")
+        assert not maps.exists() or str(path) not in maps.read_text()
+        os.truncate(path, 100)
+        np.testing.assert_allclose(cube.read(slice(0, ROWS), np.arange(BANDS)), reflectance(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, fill", [("x", None), ("reflectance", 0.0)])
+def test_chunks_that_are_missing_are_told(tmp_path, name, fill):
+    encoding = {"reflectance": {"chunks": (ROWS, COLS, 6), "fill_value": 0.0}} if fill is not None else {}
+    plain_cube().to_dataset().to_zarr(tmp_path / "a.zarr", consolidated=False, zarr_format=3, encoding=encoding)
+    (next((tmp_path / "a.zarr" / name / "c").rglob("0")) if name == "x" else tmp_path / "a.zarr/reflectance/c/0/0/1").unlink()
+    with pytest.warns(UnmixWarning) as told:
+        open_scene(tmp_path / "a.zarr")
+    assert any(re.search(f"1 of . chunks of '{name}' are not in the store", str(each.message)) for each in told)
 
 
 def test_stores_that_are_none(tmp_path):

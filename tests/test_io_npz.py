@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -141,6 +143,17 @@ def test_damaged_files_give_one_line(tmp_path, arrays):
         with pytest.raises(InputError, match=name) as error:
             open_scene(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("old, new", [(b"NUMPY", b"NUMPI"), (b"(", b"["), (b"False", b"F(lse"), (b"<f", b"<z")])
+def test_members_that_are_no_arrays_give_one_line(tmp_path, arrays, old, new):
+    whole = write(tmp_path / "whole.npz", **arrays)
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(tmp_path / "a.npz", "w") as made:
+        for name in archive.namelist():
+            made.writestr(name, archive.read(name).replace(old, new, 1) if name == "image.npy" else archive.read(name))
+    with pytest.raises(InputError) as error:
+        open_scene(tmp_path / "a.npz")
+    assert "\n" not in str(error.value)
 
 
 def test_what_cannot_be_opened_is_refused_at_the_door(tmp_path, arrays):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -285,13 +286,34 @@ def test_damaged_files_are_named(folder, name, content):
     lambda config: config["model"].update(mixing={"class": "Tensor"}),
     lambda config: config["fit"].update(epochs=3),
     lambda config: config.update(fit=None),
-], ids=range(10))
+    lambda config: config.update(model=3),
+    lambda config: config.update(guide=["PixelEncoder"]),
+    lambda config: config.update(n_endmembers=10**7),
+    lambda config: config["guide"].update(width=10_000),
+    lambda config: config["guide"].update(depth=10**6),
+], ids=range(15))
 def test_a_config_that_does_not_fit_is_refused(folder, change):
     config = json.loads((folder / "config.json").read_text())
     change(config)
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(pu.InputError):
         pu.load_fit(folder)
+
+
+class Payload:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def test_nothing_in_a_run_folder_is_unpickled(folder, tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"model": {}, "guide": {}, "shared": Payload(mark)}, folder / "weights.pt")
+    with pytest.raises(pu.InputError, match="a readable weights.pt"):
+        pu.load_fit(folder)
+    assert not mark.exists()
 
 
 def test_weights_of_something_else_are_refused(folder):

@@ -106,6 +106,20 @@ def test_pixels_without_data_are_masked_and_counted(fill):
     assert scene.n_pixels == 18 and not scene.mask[1, :2].any()
 
 
+def test_a_fill_value_in_some_bands_is_told():
+    image = cube(10, 10, 8)
+    image[:5, :, 4:] = -9999
+    with pytest.warns(UnmixWarning, match="the lowest value, -9999, is in 200 places: if it stands for no data"):
+        Scene(image)
+
+
+def test_saturation_is_told():
+    image = cube(10, 10, 8)
+    Scene(image)  # without a word
+    with pytest.warns(UnmixWarning, match=r"the largest value, .* is \d+\.\d % of all values: if the sensor is saturated"):
+        Scene(np.minimum(image, np.quantile(image, 0.9)))
+
+
 def test_a_grey_pixel_is_data():
     image = cube()
     image[1, 1] = 0.4
@@ -192,6 +206,9 @@ DEAD[:, :, 2] = np.nan
     (cube(), {"wavelengths": np.arange(1.0, 8.0)}, "6 wavelengths.*got 7.*bands that were kept"),
     (cube(), {"wavelengths": [400, 500, np.nan, 700, 800, 900]}, "finite, positive wavelengths"),
     (cube(), {"wavelengths": NM - 400}, "finite, positive wavelengths"),
+    (cube(), {"wavelengths": list("abcdef")}, "wavelengths that are real numbers"),
+    (cube(), {"abundances": np.full((4, 5, 3), "x")}, "reference abundances that are real numbers"),
+    (np.full((4, 5, 6), np.nan), {}, "an image with a finite value"),
     (cube(), {"fwhm": np.ones(5)}, "6 positive widths.*got 5"),
     (cube(), {"fwhm": np.zeros(6)}, "6 positive widths.*not positive"),
     (cube(), {"mask": np.ones((5, 4), bool)}, "mask of shape .4, 5."),

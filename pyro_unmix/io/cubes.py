@@ -17,8 +17,6 @@ from pyro_unmix.errors import InputError
 
 # Values read at once, but at least one block of rows.
 _AT_ONCE = 2**23
-# Nothing that a sensor sees can be packed closer: a header that promises more is wrong.
-_CLOSEST_PACKING = 2000
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,6 @@ class Cube:
     block: int = 1
 
 
-def check_size(shape: tuple[int, ...], itemsize: int, there: int, path: Path, *, packed: bool = True) -> None:
-    """Refuse sizes that the bytes of a file cannot hold, before memory is asked for."""
-    wanted = itemsize
-    for length in shape:
-        wanted *= int(length)
-    if min(shape, default=1) < 1 or wanted > there * (_CLOSEST_PACKING if packed else 1):
-        raise InputError(f"a file as large as its header says ({' x '.join(map(str, shape))} values, {wanted} bytes)",
-                         f"'{path.name}' of {there} bytes", "it may be cut short: copy or download it again")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from pyro_unmix.io.cubes import Cube
 from pyro_unmix.io.envi_header import TYPES, number, numbers, pair, read_header, shown
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
+from pyro_unmix.io.sizes import room_for
 
 # What the file of numbers may be called, with the name of the header.
 ENDINGS = (".img", ".bsq", ".bil", ".bip", ".dat", ".raw")
@@ -48,6 +49,7 @@ def open_cube(path: Path) -> Iterator[Cube]:
         if "reflectance scale factor" in header:
             cube = _divided(cube, number(header, "reflectance scale factor", header_path), header_path)
         yield cube
+    _checked_shape(header, header_path, data_path)  # GDAL reads zeros from a file that has been cut while it was read
 
 
 def has_header(path: Path) -> bool:
@@ -58,7 +60,7 @@ def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) 
     """The maps of a summary as `NAME.img` and `NAME.hdr`, both whole or not at all."""
     # In a header a comma ends a name, and braces end the list of them.
     names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in shared.endmember.values]
-    with atomic_folder(path) as folder, needed("rasterio").Env(**_HEADER_ALONE):
+    with atomic_folder(path, room=room_for(shared)) as folder, needed("rasterio").Env(**_HEADER_ALONE):
         made = folder / path.with_suffix(".img").name
         raster.write_maps(shared, (strip.assign_coords(endmember=names) for strip in strips), made, "ENVI")
         header = made.with_suffix(".hdr")

@@ -30,6 +30,9 @@ def read_header(path: Path) -> dict[str, str]:
     if text.split("\n", 1)[0].strip() != "ENVI":
         raise InputError(f"an ENVI header in '{path.name}'", "a file whose first line is not ENVI", "check the path")
     fields = re.findall(r"^[ \t]*([^=;{}\n]+?)[ \t]*=[ \t]*(\{.*?\}|[^\n]*)", text, re.MULTILINE | re.DOTALL)
+    if unclosed := [name for name, value in fields if value.startswith("{") and "}" not in value]:
+        raise InputError(f"a list in braces for '{unclosed[0]}' in '{path.name}'", "one that does not end",
+                         "it may be cut short: copy or download it again")
     return {name.lower(): value.strip().strip("{}").strip() for name, value in fields}
 
 

@@ -11,9 +11,10 @@ import xarray as xr
 
 from pyro_unmix.io import enmap, raster
 from pyro_unmix.io.bands import described, nanometres, widths
-from pyro_unmix.io.cubes import Cube, check_size
+from pyro_unmix.io.cubes import Cube
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
+from pyro_unmix.io.sizes import check_size, room_for
 
 _TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "bigtiff": "IF_SAFER"}
 _PACKED = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER", "overviews": "AUTO",
@@ -46,7 +47,8 @@ def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) 
     """A tiled, compressed GeoTIFF with overviews, cloud optimised, whole or not at all."""
     rasterio = needed("rasterio")
     copy = needed("rasterio.shutil").copy
-    with atomic_folder(path) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+    # Plain, and packed with overviews.
+    with atomic_folder(path, room=3 * room_for(shared)) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
         plain = folder / f"plain-{path.name}"
         raster.write_maps(shared, strips, plain, "GTiff", **_TILED)
         copy(plain, folder / path.name, driver="COG", **_PACKED)

@@ -12,6 +12,7 @@ import scipy.io
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.io import matlab_layouts as layouts
+from pyro_unmix.io.hdf5 import check_contents
 
 
 def read_scene(path: Path, variant: str = "") -> dict:
@@ -48,9 +49,12 @@ def read_arrays(path: Path) -> dict[str, Any]:
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path) as file:
+                check_contents(file, path)
                 return {name: _from_hdf5(item, file) for name, item in file.items() if not name.startswith("#")}
         variables = scipy.io.loadmat(path)
         return {name: _from_v5(value) for name, value in variables.items() if not name.startswith("__")}
+    except InputError:
+        raise
     except Exception as error:  # scipy and h5py raise whatever the damaged bytes lead them into
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError("a MATLAB file", f"'{path.name}', which cannot be read as one ({reason})",

@@ -12,10 +12,11 @@ import h5py
 import numpy as np
 import xarray as xr
 
-from pyro_unmix.errors import InputError
-from pyro_unmix.io.cubes import Cube, check_size, readable
+from pyro_unmix.io.cubes import Cube, readable
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.io.grids import cube_of
+from pyro_unmix.io.hdf5 import check_contents
+from pyro_unmix.io.sizes import room_for
 
 # EMIT's groups: what it says of bands, and of the place of pixels.
 _BANDS, _LOCATION = "sensor_band_parameters", "location"
@@ -29,12 +30,12 @@ def open_cube(path: Path) -> Iterator[Cube]:
     """Version 4 (HDF5), with or without EMIT's groups, or version 3."""
     with readable(path, "a NetCDF file"), ExitStack() as files:
         if not h5py.is_hdf5(path):
-            # SciPy maps the file to memory, and refuses one that is shorter than it says.
-            yield cube_of(files.enter_context(xr.open_dataset(path, engine="scipy", **_OPTIONS)), path)
+            # SciPy refuses a file that is shorter than it says. Mapped to memory, one cut while it is read would end the process.
+            yield cube_of(files.enter_context(xr.open_dataset(path, engine="scipy", mmap=False, **_OPTIONS)), path)
             return
         with h5py.File(path) as file:
             groups = {name for name in (_BANDS, _LOCATION) if isinstance(file.get(name), h5py.Group)}
-            _check(file, path)
+            check_contents(file, path)
         dataset, *more = (files.enter_context(xr.open_dataset(path, engine="h5netcdf", group=group, **_OPTIONS))
                           for group in (None, *sorted(groups)))
         parts = dict(zip(sorted(groups), more, strict=True))
@@ -43,7 +44,7 @@ def open_cube(path: Path) -> Iterator[Cube]:
 
 def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
     """A summary, compressed, whole or not at all; its maps name their grid mapping, as the CF conventions ask."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, room=room_for(shared)) as temporary:
         shared.to_netcdf(temporary, engine="h5netcdf")
         with h5netcdf.File(temporary, "a") as file:
             row = 0
@@ -69,18 +70,10 @@ def map_attributes(shared: xr.Dataset) -> dict[str, str]:
     return {"grid_mapping": "spatial_ref"} if "spatial_ref" in shared.coords else {}
 
 
-def _check(group: h5py.Group, path: Path, here: int | None = None) -> None:
-    """Refuse what is larger than the file can hold, or lies in other files."""
-    here = path.stat().st_size if here is None else here
-    for name in group:
-        link = group.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise InputError(f"all data of '{path.name}' in that file", f"'{name}', which is in '{link.filename}'", "copy it in")
-        item = group.get(name)
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise InputError(f"all data of '{path.name}' in that file", f"'{name}', which is in another", "copy it in")
-            if item.shape and item.size:
-                check_size(item.shape, item.dtype.itemsize, here, path)
-        elif isinstance(item, h5py.Group) and isinstance(link, h5py.HardLink):
-            _check(item, path, here)
+def read_summary(path: Path, without: str = "") -> xr.Dataset:
+    """A summary, all of it in memory, but for the variable to do without."""
+    with readable(path, "a summary.nc"):
+        with h5py.File(path) as file:
+            check_contents(file, path)
+        with xr.open_dataset(path, engine="h5netcdf") as summary:
+            return summary.drop_vars(without, errors="ignore").load()

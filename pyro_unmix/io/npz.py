@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ def read_scene(path: Path, variant: str = "") -> dict:
     with open_archive(path) as archive:
         if "image" not in archive.files:
             raise InputError(f"an array 'image' (rows, columns, bands) in '{path.name}'", _found(archive), _CONTRACT)
-        parts = {name: archive[name] for name in ("image", "wavelengths", "mask") if name in archive.files}
+        parts = {name: member(archive, name) for name in ("image", "wavelengths", "mask") if name in archive.files}
         return parts | _reference(archive, variant)
 
 
@@ -46,7 +45,7 @@ def read_library(path: Path) -> dict:
         if not {"spectra", "names"} <= set(archive.files):
             raise InputError(f"arrays 'spectra' (n, bands) and 'names' in '{path.name}'",
                              ", ".join(archive.files) or "no array", "a scene is opened with open_scene")
-        return {name: archive[name] for name in ("spectra", "names", "wavelengths", "fwhm") if name in archive.files}
+        return {name: member(archive, name) for name in ("spectra", "names", "wavelengths", "fwhm") if name in archive.files}
 
 
 def write_scene(scene: Scene, path: Path) -> None:
@@ -74,15 +73,23 @@ def open_archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
             yield archive
     except InputError:
         raise
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError("an .npz archive of plain arrays", f"'{path.name}' ({error})",
+    except Exception as error:  # damaged bytes lead numpy anywhere
+        raise InputError("an .npz archive of plain arrays", f"'{path.name}' ({' '.join(str(error).split())[:200]})",
                          "save arrays of numbers or text, not objects; if it is damaged copy it again") from error
+
+
+def member(archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of the archive; numpy hands out the bytes of what it does not know."""
+    array = archive[name]
+    if not isinstance(array, np.ndarray):
+        raise InputError("an .npz archive of plain arrays", f"'{name}' in it, which is none", "if it is damaged copy it again")
+    return array
 
 
 def _reference(archive: np.lib.npyio.NpzFile, variant: str) -> dict:
     kinds = ("abundances", "endmembers")
     for suffix in (variant, f"_{variant}"):
-        parts = {kind: archive[kind + suffix] for kind in kinds if kind + suffix in archive.files}
+        parts = {kind: member(archive, kind + suffix) for kind in kinds if kind + suffix in archive.files}
         if parts:
             break
     else:
@@ -93,9 +100,9 @@ def _reference(archive: np.lib.npyio.NpzFile, variant: str) -> dict:
         raise InputError(f"one of the references in the file ({', '.join(known) or 'none but the default'})",
                          f"variant '{variant}'", "leave it out for the default")
     if "brightness" in archive.files:
-        parts["brightness"] = archive["brightness"]
+        parts["brightness"] = member(archive, "brightness")
     k = parts["abundances"].shape[-1:] if "abundances" in parts else parts["endmembers"].shape[:1]
-    names = next((archive[name] for name in (f"names{suffix}", "names") if name in archive.files), np.zeros(0))
+    names = next((member(archive, name) for name in (f"names{suffix}", "names") if name in archive.files), np.zeros(0))
     return parts | ({"names": names} if names.shape == k else {})
 
 

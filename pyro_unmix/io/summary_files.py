@@ -1,4 +1,4 @@
-"""Write summaries: the format is chosen by the extension, one module a format."""
+"""Read and write summaries: the format to write is chosen by the extension, one module a format."""
 
 from __future__ import annotations
 
@@ -47,6 +47,24 @@ def write_strips(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: str | o
     """
     path = check_output(path)
     _WRITERS[path.suffix.lower()][0](shared, strips, path)
+
+
+def read_summary(path: str | os.PathLike, *, without: str = "") -> xr.Dataset:
+    """The `summary.nc` of a run folder, or of `predict`; `without` names a variable to leave unread.
+
+    Raises
+    ------
+    InputError
+        Not there, damaged, or no summary.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("a summary written by 'pyro-unmix fit'", f"'{path}', which is not there")
+    summary = netcdf.read_summary(path, without)
+    dims = {"abundance_mean": {"y", "x", "endmember"}, "endmember_mean": {"endmember", "wavelength"}}
+    if wrong := [name for name, wanted in dims.items() if name not in summary or set(summary[name].dims) != wanted]:
+        raise InputError("a summary written by 'pyro-unmix fit'", f"'{path}' without {', '.join(wrong)}")
+    return summary
 
 
 def check_output(path: str | os.PathLike) -> Path:
