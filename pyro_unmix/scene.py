@@ -14,7 +14,7 @@ from pyro_unmix.errors import InputError, UnmixWarning
 # Below this, a "wavelength" can only be in micrometres; above, only in nanometres.
 _LARGEST_MICROMETRE = 100.0
 # A measured value is not the extreme one so often; of values that are saturated it is a share of all.
-_REPEATED, _SATURATED = 20, 1e-3
+_REPEATED, _SATURATED = 20, 3e-3
 
 
 class Scene:

@@ -87,8 +87,8 @@ def test_transfer_writes_everything(crop, tmp_path):
     out = tmp_path / "out"
     table = run_transfer(out, str(tmp_path / "scene.npz"), minerals=FEW, steps=2, scenes=2, side=10, progress=False)
     assert len(table) == 2 and sorted(each.name for each in out.iterdir()) == [
-        "config.json", "experiment.json", "history.csv", "holdout.csv", "maps.png", "minerals.csv", "report.html", "summary.nc",
-        "table.md", "weights.pt"]
+        "config.json", "experiment.json", "history.csv", "holdout.csv", "maps.png", "minerals.csv", "pixels.nc", "report.html",
+        "summary.nc", "table.md", "weights.pt"]
     minerals = pd.read_csv(out / "minerals.csv")
     assert list(minerals.mineral) == FEW and abs(minerals["mean"].sum() - 1) < 1e-6 and (minerals.sad < 0.1).all()
     assert json.loads((out / "experiment.json").read_text())["steps"] == 2
