@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import h5py
@@ -216,6 +217,22 @@ def test_version_73_structs_and_empty_arrays(tmp_path):
         file["nothing"] = np.array([0, 0], np.uint64)
         file["nothing"].attrs["MATLAB_empty"] = 1
     with pytest.raises(InputError, match=r"Rcuprite \(5, 3, 7\), Region \(dict\), nothing \(0,\)"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_type_that_does_not_exist_is_refused_before_scipy_follows_it(tmp_path, compressed):
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, {"Y": np.ones((4, 3, 5))}, do_compression=compressed)
+    content = path.read_bytes()
+    data = zlib.decompress(content[136:]) if compressed else content[128:]
+    place = data.index(np.array([9, 480], "<u4").tobytes())  # the tag of the numbers
+    data = data[:place] + bytes([108]) + data[place + 1 :]
+    if compressed:
+        data = zlib.compress(data)
+        data = np.array([15, len(data)], "<u4").tobytes() + data
+    path.write_bytes(content[:128] + data)
+    with pytest.raises(InputError, match="known type in 'a.mat', got type 108"):
         open_scene(path)
 
 

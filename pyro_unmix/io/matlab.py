@@ -13,6 +13,7 @@ import scipy.io
 from pyro_unmix.errors import InputError
 from pyro_unmix.io import matlab_layouts as layouts
 from pyro_unmix.io.hdf5 import check_contents
+from pyro_unmix.io.matlab_tags import check_tags
 
 
 def read_scene(path: Path, variant: str = "") -> dict:
@@ -51,6 +52,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
             with h5py.File(path) as file:
                 check_contents(file, path)
                 return {name: _from_hdf5(item, file) for name, item in file.items() if not name.startswith("#")}
+        if scipy.io.matlab.matfile_version(path)[0] == 1:
+            check_tags(path)
         variables = scipy.io.loadmat(path)
         return {name: _from_v5(value) for name, value in variables.items() if not name.startswith("__")}
     except InputError:
