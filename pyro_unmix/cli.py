@@ -33,7 +33,7 @@ from pyro_unmix.io import (
 )
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import make_folder
-from pyro_unmix.io.summary_files import check_output, read_summary
+from pyro_unmix.io.summary_files import check_output, open_summary
 from pyro_unmix.library import SpectralLibrary, open_library
 from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
@@ -228,7 +228,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare a summary with a reference: RMSE, spectral angle, coverage, CRPS."""
-    estimated = read_summary(summary)
+    with open_summary(summary) as opened:
+        estimated = opened.load()
     if Path(reference).exists() or reference not in datasets.dataset_names():
         truth = open_reference(reference, estimated, variant=variant)
     elif (known := datasets.load_dataset(reference, variant=variant).reference) is not None:

@@ -17,7 +17,6 @@ from pyro_unmix.io.cubes import Cube
 from pyro_unmix.io.envi_header import TYPES, number, numbers, pair, read_header, shown
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
-from pyro_unmix.io.sizes import room_for
 
 # What the file of numbers may be called, with the name of the header.
 ENDINGS = (".img", ".bsq", ".bil", ".bip", ".dat", ".raw")
@@ -56,11 +55,11 @@ def has_header(path: Path) -> bool:
     return any(path.with_name(name + ".hdr").is_file() for name in (path.stem, path.name))
 
 
-def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, room: int) -> None:
     """The maps of a summary as `NAME.img` and `NAME.hdr`, both whole or not at all."""
     # In a header a comma ends a name, and braces end the list of them.
     names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in shared.endmember.values]
-    with atomic_folder(path, room=room_for(shared)) as folder, needed("rasterio").Env(**_HEADER_ALONE):
+    with atomic_folder(path, room=room) as folder, needed("rasterio").Env(**_HEADER_ALONE):
         made = folder / path.with_suffix(".img").name
         raster.write_maps(shared, (strip.assign_coords(endmember=names) for strip in strips), made, "ENVI")
         header = made.with_suffix(".hdr")

@@ -14,7 +14,7 @@ from pyro_unmix.io.bands import described, nanometres, widths
 from pyro_unmix.io.cubes import Cube
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
-from pyro_unmix.io.sizes import check_size, room_for
+from pyro_unmix.io.sizes import check_size
 
 _TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512, "bigtiff": "IF_SAFER"}
 _PACKED = {"compress": "DEFLATE", "predictor": "YES", "bigtiff": "IF_SAFER", "overviews": "AUTO",
@@ -43,12 +43,12 @@ def open_cube(path: Path) -> Iterator[Cube]:
                           gains=product.get("gain"), offsets=product.get("offset"))
 
 
-def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, room: int) -> None:
     """A tiled, compressed GeoTIFF with overviews, cloud optimised, whole or not at all."""
     rasterio = needed("rasterio")
     copy = needed("rasterio.shutil").copy
     # Plain, and packed with overviews.
-    with atomic_folder(path, room=3 * room_for(shared)) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+    with atomic_folder(path, room=3 * room) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
         plain = folder / f"plain-{path.name}"
         raster.write_maps(shared, strips, plain, "GTiff", **_TILED)
         copy(plain, folder / path.name, driver="COG", **_PACKED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import h5netcdf
 import h5py
 import numpy as np
+import scipy.io
 import xarray as xr
 
 from pyro_unmix.io.cubes import Cube, readable
 from pyro_unmix.io.files import atomic_path
 from pyro_unmix.io.grids import cube_of
 from pyro_unmix.io.hdf5 import check_contents
-from pyro_unmix.io.sizes import room_for
 
 # EMIT's groups: what it says of bands, and of the place of pixels.
 _BANDS, _LOCATION = "sensor_band_parameters", "location"
@@ -30,7 +31,10 @@ def open_cube(path: Path) -> Iterator[Cube]:
     """Version 4 (HDF5), with or without EMIT's groups, or version 3."""
     with readable(path, "a NetCDF file"), ExitStack() as files:
         if not h5py.is_hdf5(path):
-            # SciPy refuses a file that is shorter than it says. Mapped to memory, one cut while it is read would end the process.
+            # Mapped to memory, SciPy refuses a file that is shorter than it says, but one cut while it is read ends the process.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                scipy.io.netcdf_file(path, mmap=True).close()
             yield cube_of(files.enter_context(xr.open_dataset(path, engine="scipy", mmap=False, **_OPTIONS)), path)
             return
         with h5py.File(path) as file:
@@ -42,9 +46,9 @@ def open_cube(path: Path) -> Iterator[Cube]:
         yield cube_of(dataset, path, parts.get(_BANDS), parts.get(_LOCATION))
 
 
-def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, room: int) -> None:
     """A summary, compressed, whole or not at all; its maps name their grid mapping, as the CF conventions ask."""
-    with atomic_path(path, room=room_for(shared)) as temporary:
+    with atomic_path(path, room=room) as temporary:
         shared.to_netcdf(temporary, engine="h5netcdf")
         with h5netcdf.File(temporary, "a") as file:
             row = 0
@@ -60,6 +64,16 @@ def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) 
                 row += strip.sizes["y"]
 
 
+@contextmanager
+def open_summary(path: Path) -> Iterator[xr.Dataset]:
+    """A summary whose values are read when they are asked for."""
+    with readable(path, "a summary.nc"):
+        with h5py.File(path) as file:
+            check_contents(file, path)
+        with xr.open_dataset(path, engine="h5netcdf", cache=False) as summary:
+            yield summary
+
+
 def chunks_of(shared: xr.Dataset, strip: xr.DataArray) -> tuple[int, ...]:
     """What of a map is compressed together, of a summary of which `strip` is a part."""
     return tuple(min(shared.sizes[dim], _CHUNK.get(str(dim), shared.sizes[dim])) for dim in strip.dims)
@@ -68,12 +82,3 @@ def chunks_of(shared: xr.Dataset, strip: xr.DataArray) -> tuple[int, ...]:
 def map_attributes(shared: xr.Dataset) -> dict[str, str]:
     """Attributes of every map of a summary: by what they find their place on the ground."""
     return {"grid_mapping": "spatial_ref"} if "spatial_ref" in shared.coords else {}
-
-
-def read_summary(path: Path, without: str = "") -> xr.Dataset:
-    """A summary, all of it in memory, but for the variable to do without."""
-    with readable(path, "a summary.nc"):
-        with h5py.File(path) as file:
-            check_contents(file, path)
-        with xr.open_dataset(path, engine="h5netcdf") as summary:
-            return summary.drop_vars(without, errors="ignore").load()

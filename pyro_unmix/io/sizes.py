@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import xarray as xr
-
 from pyro_unmix.errors import InputError
 
 # Nothing that a sensor sees can be packed closer: a header that promises more is wrong.
@@ -20,9 +18,3 @@ def check_size(shape: tuple[int, ...], itemsize: int, there: int, path: Path, *,
     if min(shape, default=1) < 1 or wanted > there * (_CLOSEST_PACKING if packed else 1):
         raise InputError(f"a file as large as its header says ({' x '.join(map(str, shape))} values, {wanted} bytes)",
                          f"'{path.name}' of {there} bytes", "it may be cut short: copy or download it again")
-
-
-def room_for(shared: xr.Dataset) -> int:
-    """Bytes of a summary and all its maps, of which `shared` is what is no map."""
-    rows, cols, k, levels = (shared.sizes.get(dim, 0) for dim in ("y", "x", "endmember", "quantile"))
-    return shared.nbytes + 4 * rows * cols * ((2 + levels) * k + 3)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
@@ -12,8 +14,8 @@ from pyro_unmix.errors import InputError
 from pyro_unmix.io import envi, geotiff, netcdf, zarr
 from pyro_unmix.io.extras import needed
 
-# The function that writes, and the packages it needs.
-_Write = Callable[[xr.Dataset, Iterable[xr.Dataset], Path], None]
+# The function that writes, to a disk that has room for so many bytes, and the packages it needs.
+_Write = Callable[[xr.Dataset, Iterable[xr.Dataset], Path, int], None]
 _WRITERS: dict[str, tuple[_Write, tuple[str, ...]]] = {
     ".nc": (netcdf.write_summary, ()), ".zarr": (zarr.write_summary, ("zarr",)),
     ".tif": (geotiff.write_summary, ("rasterio", "rioxarray")), ".tiff": (geotiff.write_summary, ("rasterio", "rioxarray")),
@@ -45,26 +47,29 @@ def write_strips(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: str | o
     strips
         Its maps at some rows, one part after the other from the top.
     """
-    path = check_output(path)
-    _WRITERS[path.suffix.lower()][0](shared, strips, path)
+    path, strips = check_output(path), iter(strips)
+    first = next(strips)
+    room = shared.nbytes + first.nbytes * shared.sizes["y"] // first.sizes["y"]
+    _WRITERS[path.suffix.lower()][0](shared, itertools.chain([first], strips), path, room)
 
 
-def read_summary(path: str | os.PathLike, *, without: str = "") -> xr.Dataset:
-    """The `summary.nc` of a run folder, or of `predict`; `without` names a variable to leave unread.
+@contextmanager
+def open_summary(path: str | os.PathLike) -> Iterator[xr.Dataset]:
+    """The `summary.nc` of a run folder, or of `predict`; its values are read when they are asked for.
 
     Raises
     ------
     InputError
-        Not there, damaged, or no summary.
+        Not there, damaged, or no summary; also while it is read.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError("a summary written by 'pyro-unmix fit'", f"'{path}', which is not there")
-    summary = netcdf.read_summary(path, without)
-    dims = {"abundance_mean": {"y", "x", "endmember"}, "endmember_mean": {"endmember", "wavelength"}}
-    if wrong := [name for name, wanted in dims.items() if name not in summary or set(summary[name].dims) != wanted]:
-        raise InputError("a summary written by 'pyro-unmix fit'", f"'{path}' without {', '.join(wrong)}")
-    return summary
+    with netcdf.open_summary(path) as summary:
+        dims = {"abundance_mean": {"y", "x", "endmember"}, "endmember_mean": {"endmember", "wavelength"}}
+        if wrong := [name for name, wanted in dims.items() if name not in summary or set(summary[name].dims) != wanted]:
+            raise InputError("a summary written by 'pyro-unmix fit'", f"'{path}' without {', '.join(wrong)}")
+        yield summary
 
 
 def check_output(path: str | os.PathLike) -> Path:

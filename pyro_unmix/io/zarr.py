@@ -19,7 +19,7 @@ from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import atomic_folder
 from pyro_unmix.io.grids import cube_of
 from pyro_unmix.io.netcdf import chunks_of, map_attributes
-from pyro_unmix.io.sizes import check_size, room_for
+from pyro_unmix.io.sizes import check_size
 
 _MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 
@@ -42,12 +42,12 @@ def open_cube(path: Path) -> Iterator[Cube]:
             yield cube_of(dataset, path)
 
 
-def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path) -> None:
+def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, room: int) -> None:
     """A summary in a folder, whole or not at all; an older store of this name is replaced, another folder is not."""
     zarr = needed("zarr")
     if path.exists() and not is_store(path):
         raise InputError("a writable output", f"'{path}', which is there and is no Zarr store", "choose another place")
-    with atomic_folder(path, room=room_for(shared)) as folder, warnings.catch_warnings():
+    with atomic_folder(path, room=room) as folder, warnings.catch_warnings():
         # Version 3 of Zarr has no settled way yet to write text, which the names of endmembers are; xarray reads it back.
         warnings.simplefilter("ignore")
         store = folder / path.name

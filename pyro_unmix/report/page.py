@@ -32,7 +32,7 @@ def write_report(folder: str | os.PathLike) -> Path:
     run = Run.read(Path(folder))
     page = _page(run)
     with atomic_path(run.folder / "report.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")
     return run.folder / "report.html"
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from pyro_unmix.errors import InputError
+from pyro_unmix.io.summary_files import open_summary
 from pyro_unmix.report.pixels import shown_pixels
 
 KHAT = 0.7  # above it, weights cannot be trusted: `arviz.khat`
@@ -89,11 +90,13 @@ class Run(NamedTuple):
             raise InputError("a run folder with summary.nc, history.csv and config.json",
                              f"no {', '.join(missing)} in '{folder}'", "give the folder that `pyro-unmix fit` wrote")
         try:
-            with xr.open_dataset(folder / "summary.nc", engine="h5netcdf", cache=False) as whole:
+            with open_summary(folder / "summary.nc") as whole:
                 shape = whole.sizes["y"], whole.sizes["x"]
                 rows, cols = shown_pixels(*shape, whole.sizes["endmember"])
                 summary, totals = _thinned(whole, rows, cols), Totals.of(whole)
             history, config = pd.read_csv(folder / "history.csv"), json.loads((folder / "config.json").read_text("utf-8"))
+            if not isinstance(config, dict):
+                raise ValueError("config.json holds no settings")
             return cls(folder, summary, totals, shape, rows, cols, history, config, _read_pixels(folder / "pixels.nc"))
         except (OSError, ValueError, KeyError) as error:  # what HDF5, pandas and json raise for a damaged file
             raise InputError("a run folder whose files can be read", f"'{folder}': {error}", "run the fit again") from error

@@ -8,6 +8,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -107,10 +108,25 @@ def test_a_bare_run_is_tolerated_and_an_evaluation_shown(folder, scene):
     assert "Against the reference" in page.headings and "90 % interval covers" in text
 
 
+def test_a_summary_leads_to_no_other_file(folder):
+    (folder / "summary.nc").rename(folder / "other.nc")
+    with h5py.File(folder / "summary.nc", "w") as file:
+        for name in ("abundance_mean", "endmember_mean"):
+            file[name] = h5py.ExternalLink(str(folder / "other.nc"), name)
+    with pytest.raises(InputError, match="all data of 'summary.nc' in that file"):
+        report.write_report(folder)
+
+
+def test_a_config_that_holds_no_settings_is_refused(folder):
+    (folder / "config.json").write_text("3")
+    with pytest.raises(InputError, match="config.json holds no settings"):
+        report.write_report(folder)
+
+
 @pytest.mark.parametrize("name", ["summary.nc", "history.csv", "config.json"])
 def test_missing_or_damaged_files_are_refused(folder, name):
     (folder / name).write_bytes(b"")
-    with pytest.raises(InputError, match="can be read"):
+    with pytest.raises(InputError, match="can(not)? be read"):
         report.write_report(folder)
     (folder / name).unlink()
     with pytest.raises(InputError, match=f"no {name}"):
