@@ -115,7 +115,7 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
     folder = Path(folder)
     if missing := [name for name in ("config.json", "weights.pt", "history.csv") if not (folder / name).is_file()]:
         raise InputError("a folder written by 'pyro-unmix fit'", f"'{folder}' without {', '.join(missing)}")
-    config = _read(folder / "config.json", lambda path: json.loads(path.read_text()))
+    config = _read(folder / "config.json", _read_config)
     state = _read(folder / "weights.pt", partial(torch.load, weights_only=True, map_location="cpu"))
     history = _read(folder / "history.csv", pd.read_csv)
     try:
@@ -152,6 +152,12 @@ def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, g
     except Exception as error:  # a name that is missing, a value or a shape that does not fit
         raise InputError("a config.json and a weights.pt of one fit", f"'{folder}', where they do not belong together",
                          "restore both files, or fit again") from error
+
+
+def _read_config(path: Path) -> dict:
+    config = json.loads(path.read_text())
+    json.dumps(config, ensure_ascii=False).encode()  # JSON can spell half a character, which no file can be written with
+    return config
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.library import open_library
@@ -51,6 +53,24 @@ def test_envi(tmp_path, options):
     np.testing.assert_allclose(library.wavelengths, WAVELENGTHS[ORDER])
     np.testing.assert_allclose(library.fwhm, WAVELENGTHS[ORDER] / 100)
     assert library.names == NAMES
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@pytest.mark.parametrize("name", ["lib.hdr", "lib.csv"])
+@pytest.mark.filterwarnings("ignore::pyro_unmix.errors.UnmixWarning")
+def test_damaged_libraries_raise_input_errors_alone(tmp_path, name, data):
+    write_envi(tmp_path)
+    rows = [["name", *WAVELENGTHS], *([mineral.replace(",", ""), *row] for mineral, row in zip(NAMES, SPECTRA, strict=True))]
+    (tmp_path / "lib.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    content = bytearray((tmp_path / name).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.sampled_from([*b"0123456789-{},=.ex\n\"\0\xff"]))
+    (tmp_path / name).write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    try:
+        assert open_library(tmp_path / name).spectra.ndim == 2
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 def test_envi_without_what_is_optional(tmp_path):

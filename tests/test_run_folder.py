@@ -287,11 +287,12 @@ def test_damaged_files_are_named(folder, name, content):
     lambda config: config["fit"].update(epochs=3),
     lambda config: config.update(fit=None),
     lambda config: config.update(model=3),
+    lambda config: config.update(names=["oak", "soil", "\ud800"]),
     lambda config: config.update(guide=["PixelEncoder"]),
     lambda config: config.update(n_endmembers=10**7),
     lambda config: config["guide"].update(width=10_000),
     lambda config: config["guide"].update(depth=10**6),
-], ids=range(15))
+], ids=range(16))
 def test_a_config_that_does_not_fit_is_refused(folder, change):
     config = json.loads((folder / "config.json").read_text())
     change(config)
