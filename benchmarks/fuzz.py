@@ -37,6 +37,7 @@ from pyro_unmix.report import write_report
 from pyro_unmix.run_folder import load_fit, save_run
 
 LIMIT, MOST_MEMORY, TOGETHER = 20.0, 6 * 2**30, 100
+_REPORTED = ("summary.nc", "pixels.nc", "history.csv", "config.json")
 _TEXT = b"0123456789-{},=."
 _ODD = (None, True, -1, 0, 3, 10**6, 10**30, 1e308, float("nan"), "", "x", "\ud800", "../../etc", [], {}, [[]],
         {"class": "Linear"})
@@ -71,7 +72,7 @@ def readers(folder: Path) -> dict[str, Reader]:
     summary = run / "summary.nc"
     return scenes | libraries | {"library ENVI": sli} | parts | {
         "evaluate summary.nc": Reader(partial(evaluated, folder / "scene.npz"), summary, [summary]),
-        "report": Reader(write_report, run, [summary, run / "history.csv", run / "config.json"], share=0.02)}
+        "report": Reader(write_report, run, [run / file for file in _REPORTED], share=0.05)}
 
 
 def evaluated(reference: Path, summary: Path) -> None:
