@@ -44,7 +44,8 @@ def of_predict(folder: Path, seed: int) -> Iterator[dict]:
     """Predictions in every format; gone on with where the command can, else run again."""
     make_run(folder)
     must(*fit_arguments(folder), "--out", folder / "fitted")
-    arguments = ["predict", folder / "fitted", folder / "scene.npz"]
+    must("simulate", "linear", "--rows", 300, "--cols", 12, "--bands", 20, "-k", 3, "--out", folder / "strips.npz")
+    arguments = ["predict", folder / "fitted", folder / "strips.npz"]
     for number, ending in enumerate((".nc", ".zarr", ".tif", ".hdr")):
         yield killed(f"predict {ending}", arguments, "--out", Path(f"out/maps{ending}"), folder, KILLS // 3, seed + number)
 

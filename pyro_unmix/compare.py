@@ -103,7 +103,8 @@ def compare(fits: Sequence[Fit], scene: Scene, *, names: Sequence[str] | None = 
     for number in order:
         name, fit, score = names[number], fits[number], found[number]
         behind = best.elpd - score.elpd
-        doubts = [*_doubts_of_fit(fit, seen), *score.doubts(), *_doubts_of_difference(behind, scored)]
+        doubts = [*_doubts_of_fit(fit, seen, leave_one_out=held_out is None), *score.doubts(),
+                  *_doubts_of_difference(behind, scored)]
         rows[name] = score.row() | {"difference": behind.sum(), "difference_se": _standard_error(behind), "elbo": _elbo(fit),
                                     "doubts": ", ".join(doubt.name for doubt in doubts)}
         sentences += [f"{name}: {doubt}" for doubt in doubts]
@@ -209,14 +210,14 @@ def marginal_log_likelihood(fit: Fit, scene: Scene, seen: Scene, n_shared: int, 
     return evidence[:, use], effective[use]
 
 
-def _doubts_of_fit(fit: Fit, seen: Scene) -> Iterator[Finding]:
+def _doubts_of_fit(fit: Fit, seen: Scene, *, leave_one_out: bool) -> Iterator[Finding]:
     if not fit.scene_digest:
         yield Finding("pixels unknown", "It is not known which pixels this fit has seen.",
                       "See to it that all fits have seen the same.")
     elif fit.scene_digest != seen.digest():
         yield Finding("other pixels", "It was fitted to other pixels, or other spectra of them, than those compared on.",
                       "Fit all models to one scene and one mask; what is to be scored and not seen goes into held_out.")
-    if fit.model.evidence == 0:
+    if fit.model.evidence == 0 and leave_one_out:
         yield Finding("prior from the scene", "The scene made the prior of its endmembers: every pixel has helped to place the "
                       "endmembers that it is then predicted with, and leaving it out of the likelihood does not take that back.",
                       "The score is too high, most so of the model with the most endmembers: give an endmember prior, or hold "

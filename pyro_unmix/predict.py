@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +74,14 @@ def predict(fit: Fit, scene: Scene | SceneFile, path: str | os.PathLike, *, resu
     with _parts_folder(path, strips.digest(), resume) as folder:
         names = [folder / f"{number:06d}.npz" for number in range(strips.number)]
         todo = [number for number, name in enumerate(names) if not name.exists()]
-        with ExitStack() as stack, StageProgress(progress) as bar:
+        with ExitStack() as stack, StageProgress(progress) as bar, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnmixWarning)  # what would be said of every strip
             bar.stage("predict", strips.number, strips.number - len(todo))
             workers = min(os.cpu_count() or 1, _MOST_THREADS)
             pool = executor or stack.enter_context(ThreadPoolExecutor(workers))
             for _ in _few_at_a_time(pool, partial(_work, strips), [(number, names[number]) for number in todo], 2 * workers):
                 bar.advance()
-        write_strips(strips.shared(names), (strips.named(_load(name), number) for number, name in enumerate(names)), path)
+        write_strips(strips.shared(names), (strips.named(name, number) for number, name in enumerate(names)), path)
     return path
 
 
@@ -106,12 +108,7 @@ class _Strips:
         """The scene of some rows; None where no pixel of them is in use."""
         if isinstance(self.scene, SceneFile):
             return self.scene.scene(rows)
-        if not self.scene.mask.values[rows].any():
-            return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnmixWarning)
-            return Scene(self.scene.reflectance.values[rows], mask=self.scene.mask.values[rows],
-                         wavelengths=self.scene.wavelengths)
+        return self.scene.crop(y=rows) if self.scene.mask.values[rows].any() else None
 
     def maps(self, number: int) -> dict[str, np.ndarray]:
         """What a summary says of a strip, by name."""
@@ -122,7 +119,7 @@ class _Strips:
         if part is None or not part.mask.values[core].any():
             return self.nothing(rows)
         posterior = _StripPosterior(self.fit, part, core, first)
-        named = posterior.named(posterior.strip_maps())
+        named = posterior.named(posterior._maps(QUANTILES))
         return {name: values[:, core] if "quantile" in dims else values[core] for name, (dims, values) in named.items()}
 
     def nothing(self, rows: slice) -> dict[str, np.ndarray]:
@@ -134,40 +131,38 @@ class _Strips:
             sizes["brightness_mean"] = shape[:2]
         return {name: np.full(size, np.nan, np.float32) for name, size in sizes.items()}
 
-    def named(self, maps: dict[str, np.ndarray], number: int) -> xr.Dataset:
-        """Maps of a strip with their dimensions and coordinates."""
+    def named(self, name: Path, number: int) -> xr.Dataset:
+        """Maps in the file of a strip, with their dimensions and coordinates."""
         dims = {2: ("y", "x"), 3: ("y", "x", "endmember"), 4: ("quantile", "y", "x", "endmember")}
         here = xr.Dataset(coords=self.coords).isel(y=self.rows(number)).coords
-        return xr.Dataset({name: (dims[values.ndim], values) for name, values in maps.items()},
-                          coords={**here, "endmember": list(self.fit.names or ()), "quantile": list(QUANTILES)})
+        with np.load(name, allow_pickle=False) as maps:
+            return xr.Dataset({variable: (dims[values.ndim], values) for variable, values in maps.items()},
+                              coords={**here, "endmember": list(self.fit.names or ()), "quantile": list(QUANTILES)})
 
     def shared(self, names: list[Path]) -> xr.Dataset:
         """The summary but for its maps, given the strips."""
-        n_rows = self.scene.shape[0]
-        rows, use = spread_rows(self.scene.shape) or (np.arange(n_rows), np.ones(n_rows, bool))
-        if isinstance(self.scene, Scene):
-            image, known = self.scene.reflectance.values[rows], self.scene.mask.values[rows]
-        else:
-            groups = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-            image, known = self.scene.read([slice(int(group[0]), int(group[-1]) + 1) for group in groups])
-        of_rows = {number: _load(names[number]) for number in sorted(set(rows // _ROWS))}
+        with_data = np.concatenate([np.isfinite(_load(name, "abundance_mean")).any(axis=(1, 2)) for name in names])
+        if not with_data.any():
+            raise InputError("at least one pixel with data", "none", "check the no-data value of the file")
+        rows, use = spread_rows(with_data, self.scene.shape[1]) or (np.arange(len(with_data)), np.ones(len(with_data), bool))
+        image = self.scene.reflectance.values[rows] if isinstance(self.scene, Scene) else self.scene.read(_runs(rows))[0]
 
-        def of(name: str, axis: int = 0) -> np.ndarray:
-            return np.stack([of_rows[row // _ROWS][name].take(row % _ROWS, axis=axis) for row in rows], axis=axis)
+        def of(name: str) -> np.ndarray:
+            return np.concatenate([_load(names[number], name)[rows[rows // _ROWS == number] % _ROWS]
+                                   for number in np.unique(rows // _ROWS)]).astype(np.float64)
 
-        maps = Maps(of("abundance_mean").astype(np.float64), of("abundance_sd").astype(np.float64), of("abundance_quantile", 1),
-                    of("brightness_mean").astype(np.float64) if self.fit.guide.brightness is not None else None, None)
-        known = known & use[:, None] & np.isfinite(maps.mean).all(axis=2)
-        if not known.any():
-            raise InputError("pixels with data in rows spread over the scene", "none", "check the no-data value of the file")
+        mean, sd = of("abundance_mean"), of("abundance_sd")
+        brightness = None if self.fit.guide.brightness is None else of("brightness_mean")
+        maps = Maps(mean, sd, np.empty((0, *mean.shape)), brightness, None)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnmixWarning)  # what would be said of every part
-            looked_at = Scene(image, mask=known, wavelengths=self.scene.wavelengths, name=self.scene.name)
+            warnings.simplefilter("ignore", UnmixWarning)  # the file has told what there was to tell
+            looked_at = Scene(image, mask=use[:, None] & np.isfinite(mean).all(axis=2), wavelengths=self.scene.wavelengths,
+                              name=self.scene.name)
         return Posterior(self.fit, looked_at).shared_summary(self.coords, looked_at, maps)
 
     def digest(self) -> str:
         """Short name of what is worked on: fit, scene and how it is read."""
-        found = hashlib.sha256(f"{self.fit.seed} {self.fit.names} {self.scene.shape}".encode())
+        found = hashlib.sha256(f"{version('pyro_unmix')} {self.fit.seed} {self.fit.names} {self.scene.shape}".encode())
         for tensor in [*self.fit.model.state_dict().values(), *self.fit.guide.state_dict().values()]:
             found.update(tensor.cpu().numpy().tobytes())
         if isinstance(self.scene, Scene):
@@ -186,9 +181,6 @@ class _StripPosterior(Posterior):
         super().__init__(fit, scene)
         self._core, self._rows_above = core, above
 
-    def strip_maps(self) -> Maps:
-        return self._maps(QUANTILES)
-
     def _tiling(self, size: int) -> Tiling:
         return Tiling(self.scene, size, self._fit.guide.halo, rows=self._core)
 
@@ -200,9 +192,14 @@ def _work(strips: _Strips, number: int, name: Path) -> None:
         np.savez(temporary, allow_pickle=False, **strips.maps(number))
 
 
-def _load(name: Path) -> dict[str, np.ndarray]:
+def _load(name: Path, variable: str) -> np.ndarray:
     with np.load(name, allow_pickle=False) as found:
-        return dict(found)
+        return found[variable]
+
+
+def _runs(rows: np.ndarray) -> list[slice]:
+    """Slices of `rows` that follow on each other."""
+    return [slice(int(run[0]), int(run[-1]) + 1) for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)]
 
 
 def _few_at_a_time(pool: Executor, work: partial, todo: list[tuple], most: int) -> Iterator[None]:

@@ -100,21 +100,23 @@ def verdict(model: UnmixingModel, scene: Scene, maps: Maps, common: Common, prio
     return findings(found, names=names, noise_restated=restated, departures=departures, **sds)
 
 
-def spread_rows(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+def spread_rows(with_data: np.ndarray, n_cols: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Rows of a large scene in groups of neighbours, and whether each is looked at: the last of a group only keeps it apart from
-    the next. None: all of them."""
-    n_rows, n_cols, _ = shape
+    the next. None: all of them. `with_data` `(y,)` is True where a row has a pixel in use: others say nothing."""
     groups = max(1, LOOKED_AT // (n_cols * _TOGETHER))
-    if n_rows <= groups * (_TOGETHER + 1):
+    if len(with_data) <= groups * (_TOGETHER + 1):
         return None
-    first = np.linspace(0, n_rows - _TOGETHER - 1, groups).astype(int)
-    rows = first[:, None] + np.arange(_TOGETHER + 1)
-    return rows.ravel(), np.broadcast_to(np.arange(_TOGETHER + 1) < _TOGETHER, rows.shape).ravel()
+    rows = np.flatnonzero(with_data)
+    if len(rows) <= groups * (_TOGETHER + 1):
+        return rows, np.ones(len(rows), bool)
+    first = np.linspace(0, len(rows) - _TOGETHER - 1, groups).astype(int)
+    chosen = rows[first[:, None] + np.arange(_TOGETHER + 1)]
+    return chosen.ravel(), np.broadcast_to(np.arange(_TOGETHER + 1) < _TOGETHER, chosen.shape).ravel()
 
 
 def looked_at(scene: Scene, maps: Maps) -> tuple[Scene, Maps]:
     """Of a large scene, some of its rows."""
-    spread = spread_rows(scene.shape)
+    spread = spread_rows(np.asarray(scene.mask.any("x")), scene.shape[1])
     if spread is None:
         return scene, maps
     rows, use = spread

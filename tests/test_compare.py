@@ -189,6 +189,9 @@ def test_what_is_not_valid_is_said(fits, scene):
     cut.model.evidence = 0
     found, sentences = doubts(cut, scene)
     assert "prior from the scene" in found and any("helped to place the endmembers" in sentence for sentence in sentences)
+    held_out = ~mask
+    cut.scene_digest = pu.Scene(scene.reflectance, mask=mask).digest()
+    assert quiet([cut], scene, held_out=held_out, **DRAWS).doubts.item() == "", "no prior has seen what is scored"
     with pytest.warns(pu.UnmixWarning, match="the comparison is in doubt. model 1: It was fitted to other pixels"):
         pu.compare([fit], other, **DRAWS)
 

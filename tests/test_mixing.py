@@ -101,7 +101,7 @@ def test_batches_of_draws_are_mixed_one_by_one(mixing):
 
 @pytest.mark.parametrize("mixing", ALL, ids=repr)
 def test_gradients(mixing):
-    torch.autograd.gradcheck(mixing, (abundances_of(3).requires_grad_(), SPECTRA[:, :4].clone().requires_grad_()))
+    assert torch.autograd.gradcheck(mixing, (abundances_of(3).requires_grad_(), SPECTRA[:, :4].clone().requires_grad_()))
 
 
 @pytest.mark.parametrize("mixing", ALL, ids=repr)

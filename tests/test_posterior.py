@@ -324,7 +324,7 @@ def test_errors_that_were_expected_are_no_finding(fitted, rows, monkeypatch):
     noisy = pu.Scene(z @ truth + 0.01 * random.standard_normal((rows, 20, L)), abundances=z, endmembers=truth)
     posterior = fitted.posterior(noisy)
     monkeypatch.setattr(questions, "LOOKED_AT", 2000)
-    assert (questions.spread_rows(noisy.shape) is None) == (rows == 30)
+    assert (questions.spread_rows(noisy.mask.values.any(axis=1), 20) is None) == (rows == 30)
     sd = 0.01 * truth.mean()
     error = sd * random.standard_normal(truth.shape)
     assert looked_at(posterior, truth + error)[-1] == "trusted"
@@ -332,10 +332,20 @@ def test_errors_that_were_expected_are_no_finding(fitted, rows, monkeypatch):
 
 
 def test_rows_of_a_large_scene_are_spread_and_kept_apart():
-    rows, use = questions.spread_rows((1000, 400, 5))
+    rows, use = questions.spread_rows(np.ones(1000, bool), 400)
     assert 30_000 < use.sum() * 400 <= 40_000 and rows[0] == 0 and rows[-1] == 999 and len(set(rows)) == len(rows)
     assert (np.diff(rows)[use[:-1]] == 1).all() and not use[-1]
-    assert questions.spread_rows((100, 100, 5)) is None
+    assert questions.spread_rows(np.ones(100, bool), 100) is None
+
+
+def test_rows_without_data_are_not_looked_at():
+    with_data = np.zeros(1000, bool)
+    with_data[700:] = True
+    rows, use = questions.spread_rows(with_data, 400)
+    assert rows.min() == 700 and 30_000 < use.sum() * 400 <= 40_000
+    with_data[702:] = False
+    rows, use = questions.spread_rows(with_data, 400)
+    assert rows.tolist() == [700, 701] and use.all()
 
 
 def test_a_guide_that_was_not_calibrated_is_a_best_effort(fitted, scene):

@@ -52,8 +52,6 @@ class Cube:
     block: int = 1
 
 
-
-
 @contextmanager
 def readable(path: Path, what: str) -> Iterator[None]:
     """Whatever goes wrong in a reader becomes one `InputError`: damaged bytes lead libraries anywhere."""

@@ -80,5 +80,7 @@ def chunks_of(shared: xr.Dataset, strip: xr.DataArray) -> tuple[int, ...]:
 
 
 def map_attributes(shared: xr.Dataset) -> dict[str, str]:
-    """Attributes of every map of a summary: by what they find their place on the ground."""
-    return {"grid_mapping": "spatial_ref"} if "spatial_ref" in shared.coords else {}
+    """Attributes of every map of a summary: by what they find their place on the ground, as the CF conventions ask."""
+    planes = " ".join(str(name) for name, coord in shared.coords.items() if coord.dims == ("y", "x"))
+    mapping = "spatial_ref" if "spatial_ref" in shared.coords else ""
+    return {name: value for name, value in (("grid_mapping", mapping), ("coordinates", planes)) if value}

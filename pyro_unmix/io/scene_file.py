@@ -110,17 +110,14 @@ class SceneFile:
 
     def scene(self, rows: slice) -> Scene | None:
         """The scene of some rows; None where no pixel of them can be used."""
-        return self.scene_of(*self.read([rows]))
-
-    def scene_of(self, image: np.ndarray, use: np.ndarray) -> Scene | None:
-        """A scene of what was read, without coordinates on the ground."""
+        image, use = self.read([rows])
         broken, empty = gaps(image)
-        use = use & ~(broken | empty)
+        use &= ~(broken | empty)
         if not use.any():
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnmixWarning)  # what would be said of every part
-            return Scene(image, mask=use, wavelengths=self.wavelengths, fwhm=self.fwhm, name=self.name)
+        ground = xr.Dataset(coords=self.coords).isel(y=rows).drop_dims("wavelength").coords
+        return Scene(xr.DataArray(image, dims=("y", "x", "wavelength"), coords=ground), mask=use, wavelengths=self.wavelengths,
+                     fwhm=self.fwhm, name=self.name)
 
     def scene_parts(self) -> dict:
         """The parts of a `Scene` of all of it."""
