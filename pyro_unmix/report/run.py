@@ -94,7 +94,9 @@ class Run(NamedTuple):
                 shape = whole.sizes["y"], whole.sizes["x"]
                 rows, cols = shown_pixels(*shape, whole.sizes["endmember"])
                 summary, totals = _thinned(whole, rows, cols), Totals.of(whole)
-            history, config = pd.read_csv(folder / "history.csv"), json.loads((folder / "config.json").read_text("utf-8"))
+            history = pd.read_csv(folder / "history.csv")
+            history = history.astype({column: float for column in history.columns if column != "stage"})
+            config = json.loads((folder / "config.json").read_text("utf-8"))
             if not isinstance(config, dict):
                 raise ValueError("config.json holds no settings")
             return cls(folder, summary, totals, shape, rows, cols, history, config, _read_pixels(folder / "pixels.nc"))

@@ -123,6 +123,13 @@ def test_a_config_that_holds_no_settings_is_refused(folder):
         report.write_report(folder)
 
 
+def test_a_number_that_is_none_is_refused(folder):
+    history = (folder / "history.csv").read_text()
+    (folder / "history.csv").write_text(history.rsplit(",", 1)[0] + ",1.2.3\n")
+    with pytest.raises(InputError, match="can be read, got .*1.2.3"):
+        report.write_report(folder)
+
+
 @pytest.mark.parametrize("name", ["summary.nc", "history.csv", "config.json"])
 def test_missing_or_damaged_files_are_refused(folder, name):
     (folder / name).write_bytes(b"")
