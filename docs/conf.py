@@ -23,5 +23,5 @@ autosummary_generate = False
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!pyro_unmix\.).*"),
-    ("py:class", r"pyro_unmix\.(denoise|least_squares|refine|simulator_check)\..*"),
+    ("py:class", r"pyro_unmix\.(denoise|io\.cubes|least_squares|pieces|refine|simulator_check)\..*"),
 ]
