@@ -52,24 +52,27 @@ class NonLocalMeans(nn.Module):
         `reflectance` is finite everywhere; `valid` `(batch, height, width)` says which pixels to use; the others come out zero.
         """
         counts = valid[:, None].to(reflectance.dtype)
-        maps = torch.einsum("pl,blhw->bphw", self.directions, reflectance - self.mean[:, None, None]) * counts
+        middle = (self.directions @ self.mean)[:, None, None]
+        maps = (torch.einsum("pl,blhw->bphw", self.directions, reflectance) - middle) * counts
         return (torch.einsum("pl,bphw->blhw", self.directions, self._means(maps, counts)) + self.mean[:, None, None]) * counts
 
     def _means(self, maps: Tensor, counts: Tensor) -> Tensor:
         """Of the components `maps` `(batch, n_components, height, width)`; `counts` `(batch, 1, height, width)` is 1 or 0."""
         height, width = maps.shape[-2:]
-        padded, padded_counts = (F.pad(each, [_SEARCH] * 4) for each in (maps, counts))
-        total, weights = torch.zeros_like(maps), torch.zeros_like(counts)
+        total, weights = maps.clone(), counts.clone()
         # Two noisy neighbourhoods of one mixture differ by this on average; only what they differ beyond it tells them apart.
         expected = 2.0 * len(self.directions) * self.noise_scale**2
-        for down in range(2 * _SEARCH + 1):
-            for right in range(2 * _SEARCH + 1):
-                here = slice(down, down + height), slice(right, right + width)
-                there, there_counts = padded[(..., *here)], padded_counts[(..., *here)]
-                both = counts * there_counts
-                apart = _patch_sum(both * (maps - there).square().sum(dim=1, keepdim=True)) / _patch_sum(both).clamp_min(1.0)
-                weight = there_counts * torch.exp(-(apart - expected).clamp_min(0.0) / (0.5 * expected).clamp_min(1e-30))
-                total, weights = total + weight * there, weights + weight
+        # Two pixels weigh as much for each other: half of the steps do.
+        for down, right in ((down, right) for down in range(_SEARCH + 1) for right in range(-_SEARCH, _SEARCH + 1)
+                            if (down, right) > (0, 0) and down < height and abs(right) < width):
+            here = ..., slice(height - down), slice(max(-right, 0), width - max(right, 0))
+            there = ..., slice(down, height), slice(max(right, 0), width - max(-right, 0))
+            both = counts[here] * counts[there]
+            apart = _patch_sum(both * (maps[here] - maps[there]).square().sum(dim=1, keepdim=True)) / _patch_sum(both).clamp_min(1.0)
+            weight = both * torch.exp(-(apart - expected).clamp_min(0.0) / (0.5 * expected).clamp_min(1e-30))
+            for to, start in ((here, there), (there, here)):
+                total[to] += weight * maps[start]
+                weights[to] += weight
         return total / weights.clamp_min(1e-30)
 
 

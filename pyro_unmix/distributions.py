@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
-from scipy import stats
 from torch import Tensor
 from torch.distributions import Dirichlet, constraints
 from torch.quasirandom import SobolEngine
+
+from pyro_unmix.beta_quantiles import beta_quantiles
 
 _ONE = torch.Size()
 _QUASI_DRAWS, _DRAWS = 256, 1000
@@ -172,8 +173,7 @@ def marginals(q: TorchDistributionMixin, levels: Sequence[float]) -> Marginals:
         a = q.concentration.double().cpu()
         total = a.sum(-1, keepdim=True)
         mean = a / total
-        quantiles = [torch.as_tensor(stats.beta.ppf(level, a.numpy(), (total - a).numpy())) for level in levels]
-        return Marginals(mean, (mean * (1 - mean) / (total + 1)).sqrt(), torch.stack(quantiles))
+        return Marginals(mean, (mean * (1 - mean) / (total + 1)).sqrt(), beta_quantiles(a, total - a, levels))
     if isinstance(q, SimplexNormal):
         uniform = SobolEngine(q.loc.shape[-1], scramble=True, seed=0).draw(_QUASI_DRAWS)
         uniform = uniform[:, None].to(q.loc)

@@ -51,7 +51,7 @@ class SpectrumInput(nn.Module):
 
     def forward(self, reflectance: Tensor, valid: Tensor) -> Tensor:
         norm = reflectance.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        shape = torch.einsum("pl,blhw->bphw", self.components, reflectance / norm - self.mean[:, None, None])
+        shape = torch.einsum("pl,blhw->bphw", self.components, reflectance) / norm - (self.components @ self.mean)[:, None, None]
         brightness = (norm.log() - self.log_norm[0]) / self.log_norm[1]
         return torch.cat([shape, brightness.clamp(-5, 5)], dim=1) * valid[:, None]
 

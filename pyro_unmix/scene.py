@@ -208,33 +208,36 @@ def _check_mask(mask, values: np.ndarray, wavelengths) -> np.ndarray:
     if not use.any():
         raise InputError("a mask with at least one pixel to use (True)", "no such pixel", "check that True means 'use'")
 
-    finite = np.isfinite(values)
-    if not finite[use].any():
-        raise InputError("an image with a finite value", "none", "check the image for fill values")
-    dead = np.flatnonzero(~finite[use].any(axis=0))
-    if len(dead):
-        where = ", ".join(str(b) if wavelengths is None else f"{b} ({wavelengths[b]:.0f} nm)" for b in dead[:8])
-        raise InputError("a finite value in every band", f"no finite value in band {where}{' ...' if len(dead) > 8 else ''}",
-                         "drop these bands from the image and from the wavelengths")
     broken, empty = gaps(values)
+    if broken[use].all():
+        finite = np.isfinite(values[use])
+        if not finite.any():
+            raise InputError("an image with a finite value", "none", "check the image for fill values")
+        if len(dead := np.flatnonzero(~finite.any(axis=0))):
+            where = ", ".join(str(b) if wavelengths is None else f"{b} ({wavelengths[b]:.0f} nm)" for b in dead[:8])
+            raise InputError("a finite value in every band", f"no finite value in band {where}{' ...' if len(dead) > 8 else ''}",
+                             "drop these bands from the image and from the wavelengths")
     for bad, what in ((broken, "have a value that is not finite"), (empty, "have no data (one value in all bands)")):
         if count := int((bad & use).sum()):
             warnings.warn(f"{count} of {int(use.sum())} pixels {what} and are masked", UnmixWarning, stacklevel=3)
             use = use & ~bad
     if not use.any():
         raise InputError("at least one pixel with data", "none", "check the image for fill values")
-    constant = np.flatnonzero(np.ptp(values[use], axis=0) == 0)
-    if use.sum() > 1 and len(constant):
+    pixels = values.reshape(-1, values.shape[2]) if use.all() else values[use]
+    constant = np.flatnonzero(pixels.min(axis=0) == pixels.max(axis=0))
+    if len(pixels) > 1 and len(constant):
         warnings.warn(f"{len(constant)} bands hold one value in all pixels (first: band {constant[0]}): "
                       "they tell nothing, better drop them", UnmixWarning, stacklevel=3)
-    _tell_extremes(values[use])
+    _tell_extremes(pixels)
     return use
 
 
 def gaps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(y, x)` of `values` `(y, x, bands)` that have a value that is not finite, and those that have no data."""
-    finite = np.isfinite(values).all(axis=2)
-    return ~finite, finite & (values[:, :, 0] <= 0) & (values == values[:, :, :1]).all(axis=2)
+    with np.errstate(invalid="ignore"):
+        lowest, highest = values.min(axis=2), values.max(axis=2)
+    finite = np.isfinite(lowest) & np.isfinite(highest)
+    return ~finite, finite & (lowest == highest) & (highest <= 0)
 
 
 def _tell_extremes(pixels: np.ndarray) -> None:

@@ -92,7 +92,13 @@ def _solve(pixels: Tensor, endmembers: Tensor, project: Callable[[Tensor], Tenso
     fixed, weight = times(target, inverse), penalty[..., None] * inverse
     tolerance = max(1e-9, 10 * torch.finfo(gram.dtype).eps)
 
-    current = project(times(times(target, vectors / values.clamp_min(1e-6 * highest)[..., None, :]), vectors.mT))
+    found = project(times(times(target, vectors / values.clamp_min(1e-6 * highest)[..., None, :]), vectors.mT))
+    # Where no bound is met it is the least there is. Only the others need to be iterated.
+    bound = (found <= 0).any(dim=1)
+    if not bound.any():
+        return found
+    current, fixed = found[bound], fixed[bound]
+    weight = weight if weight.ndim == 2 else weight[bound]
     dual = torch.zeros_like(current)
     for iteration in range(iterations):
         relaxed = 1.8 * (fixed + times(current - dual, weight)) - 0.8 * current
@@ -101,4 +107,4 @@ def _solve(pixels: Tensor, endmembers: Tensor, project: Callable[[Tensor], Tenso
         current, dual = following, dual + apart
         if iteration % 10 == 9 and max(moved.abs().max(), apart.abs().max()) <= tolerance * current.abs().max():
             break
-    return current
+    return found.masked_scatter(bound[:, None], current)

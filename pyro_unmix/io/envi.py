@@ -22,6 +22,8 @@ from pyro_unmix.io.files import atomic_folder
 ENDINGS = (".img", ".bsq", ".bil", ".bip", ".dat", ".raw")
 # A sidecar of GDAL's would take the place of what the header says.
 _HEADER_ALONE = {"GDAL_PAM_ENABLED": "NO"}
+# Rows of all bands that lie next to each other are read at once, not one by one.
+_AT_ONCE = {"GDAL_ONE_BIG_READ": "YES"}
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def open_cube(path: Path) -> Iterator[Cube]:
     header_path, data_path = pair(path, ENDINGS, "image")
     header = read_header(header_path)
     shape = _checked_shape(header, header_path, data_path)
-    with raster.opened(data_path, "ENVI", "an ENVI image", **_HEADER_ALONE) as file:
+    with raster.opened(data_path, "ENVI", "an ENVI image", **_HEADER_ALONE, **_AT_ONCE) as file:
         if (file.height, file.width, file.count) != shape:
             raise InputError(f"an image of {' x '.join(map(str, shape))} values, as '{header_path.name}' says",
                              f"{file.height} x {file.width} x {file.count}", f"is there another header of '{data_path.name}'?")

@@ -60,16 +60,21 @@ def cube(file: Any, *, gains: np.ndarray | None = None, offsets: np.ndarray | No
 
     `gains` and `offsets` `(bands,)` are followed where GDAL knows none.
     """
-    window = needed("rasterio").windows.Window
+    rasterio = needed("rasterio")
+    window, valid = rasterio.windows.Window, [rasterio.enums.MaskFlags.all_valid]
+    masked = any(flags != valid for flags in file.mask_flag_enums)
     if gains is None or offsets is None or np.any(np.array(file.scales) != 1):
         gains, offsets = np.array(file.scales), np.array(file.offsets)
 
     def read(rows: slice, bands: np.ndarray) -> np.ndarray:
         part = file.read([int(band) + 1 for band in bands], window=window(0, rows.start, file.width, rows.stop - rows.start),
-                         masked=True)
-        values = np.moveaxis(part.astype(np.float64).filled(np.nan), 0, -1)
-        return values * gains[bands] + offsets[bands]
+                         masked=masked)
+        if masked:
+            part = part.astype(np.result_type(part.dtype, np.float32)).filled(np.nan)
+        values = np.moveaxis(part, 0, -1)
+        return values * gains[bands] + offsets[bands] if scaled else values
 
+    scaled = bool((gains != 1).any() or offsets.any())
     rows, cols, n_bands = file.height, file.width, file.count
     return Cube(**{"shape": (rows, cols, n_bands), "read": read, "bad": np.zeros(n_bands, bool), "block": file.block_shapes[0][0],
                    "scaled": bool((gains != 1).any()), "coords": coordinates(file.crs, file.transform, rows, cols)} | parts)

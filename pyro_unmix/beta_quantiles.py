@@ -1,0 +1,52 @@
+"""Quantiles of many Beta distributions at once: interpolated, where exact ones would cost more than all the rest of a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+# Both parameters on a grid that is even in their logarithm. Beyond its ends the shape of the distribution hardly changes.
+_LEAST, _MOST, _NODES = 1e-3, 1e6, 256
+
+
+def beta_quantiles(a: Tensor, b: Tensor, levels: Sequence[float]) -> Tensor:
+    """`(levels, ...)`: quantiles of Beta(a, b), at probabilities that differ from `levels` by less than 5e-4.
+
+    The logit of a quantile is log(a / b) plus a multiple of sqrt(1 / a + 1 / b), which tends to the quantile of a normal. The
+    multiple is smooth, and interpolated between exact ones, linearly in log a and log b: quantiles keep their order.
+    """
+    log_a, log_b = a.log(), b.log()
+    (row, down), (col, across) = _cell(log_a), _cell(log_b)
+    nodes = _table(tuple(levels)).to(a)
+    corner = row * _NODES + col
+    above, below = (torch.lerp(nodes[at], nodes[at + 1], across[..., None]) for at in (corner, corner + _NODES))
+    multiple = torch.lerp(above, below, down[..., None]).movedim(-1, 0)
+    return torch.sigmoid(log_a - log_b + multiple * (1.0 / a + 1.0 / b).sqrt())
+
+
+def _cell(logarithm: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of the last node before, and how far it is from there to the next one."""
+    first, last = np.log((_LEAST, _MOST))
+    place = ((logarithm - first) * ((_NODES - 1) / (last - first))).clamp(0.0, _NODES - 1.001)
+    node = place.floor()
+    return node.long(), place - node
+
+
+@lru_cache(maxsize=8)
+def _table(levels: tuple[float, ...]) -> Tensor:
+    """`(nodes of a x nodes of b, levels)`."""
+    nodes = np.geomspace(_LEAST, _MOST, _NODES)
+    a, b = np.meshgrid(nodes, nodes, indexing="ij")
+    found: dict[float, np.ndarray] = {}
+    for level in {each for level in levels for each in (level, round(1.0 - level, 12))}:
+        # What has no digits left is nothing, whatever its logarithm.
+        found[level] = np.log(np.maximum(stats.beta.ppf(level, a, b), 1e-300))
+    # 1 - x has the parameters the other way round.
+    logits = [found[level] - found[round(1.0 - level, 12)].T for level in levels]
+    return torch.from_numpy(np.stack([(logit - np.log(a / b)) / np.sqrt(1.0 / a + 1.0 / b) for logit in logits], axis=-1)
+                            .reshape(-1, len(levels)))
