@@ -64,10 +64,10 @@ def neighbour_correlation(residuals: np.ndarray, mask: np.ndarray) -> float:
     """Correlation of `residuals` `(n, L)` between pixels in use, `mask` `(y, x)`, that touch along a side."""
     cube = np.zeros((*mask.shape, residuals.shape[1]))
     cube[mask] = residuals
-    power = (cube**2).sum(axis=2)
+    power = np.einsum("yxl,yxl->yx", cube, cube)
     products = squares = 0.0
     for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        products += (cube[a] * cube[b]).sum()
+        products += np.einsum("yxl,yxl->", cube[a], cube[b])
         squares += 0.5 * ((power[a] + power[b]) * (mask[a] & mask[b])).sum()
     return float(products / max(squares, 1e-300))
 

@@ -71,7 +71,7 @@ class Tiling:
     Parameters
     ----------
     scene
-        Held as one padded float32 tensor on `device`.
+        Held as one float32 tensor on `device`; on a processor it is the scene's own where no pixel is masked.
     size
         Rows and columns of a tile without its context. None: one tile, the scene.
     halo
@@ -96,20 +96,16 @@ class Tiling:
         self.height, self.width = (last - first, cols) if size is None else (min(size, last - first), min(size, cols))
         self.halo = halo if size is not None else 0
         down, across = math.ceil((last - first) / self.height), math.ceil(cols / self.width)
-        use = scene.mask.values
-        image = np.where(use[..., None], scene.reflectance.values, 0.0).astype(np.float32)
-        below, right = max(first + down * self.height - n_rows, 0), across * self.width - cols
-        pad = ((self.halo, self.halo + below), (self.halo, self.halo + right))
-        self.image = torch.from_numpy(np.pad(image, (*pad, (0, 0)))).to(device)
-        self.use = torch.from_numpy(np.pad(use, pad)).to(device)
+        use, image = scene.mask.values, scene.reflectance.values
+        if not use.all():
+            image = np.where(use[..., None], image, np.float32(0.0))
+        self.image, self.use = (torch.from_numpy(np.require(each, requirements="W")).to(device) for each in (image, use))
         self.labels = self.labelled = None
         if labels is not None:
             known = use & np.isfinite(labels).all(axis=-1)
             filled = np.where(known[..., None], np.maximum(labels, _LEAST_LABEL), 1.0)
             filled = (filled / filled.sum(axis=-1, keepdims=True)).astype(np.float32)
-            padded = np.pad(filled, (*pad, (0, 0)), constant_values=1.0 / labels.shape[-1])
-            self.labels = torch.from_numpy(padded).movedim(-1, 0).contiguous().to(device)
-            self.labelled = torch.from_numpy(np.pad(known, pad)).to(device)
+            self.labels, self.labelled = (torch.from_numpy(each).to(device) for each in (filled, known))
         corners = [(first + i * self.height, j * self.width) for i in range(down) for j in range(across)]
         self.corners = [(i, j) for i, j in corners if use[i : i + self.height, j : j + self.width].any()]
 
@@ -118,18 +114,25 @@ class Tiling:
 
     def batch(self, indices: list[int]) -> Tiles:
         """The tiles of these numbers as one batch."""
-        windows = [(slice(i, i + self.height + 2 * self.halo), slice(j, j + self.width + 2 * self.halo))
-                   for i, j in (self.corners[n] for n in indices)]
-        valid = torch.stack([self.use[window] for window in windows])
+        valid = self._cut(self.use, indices)
         inside = torch.zeros_like(valid[0])
         inside[self.halo : self.halo + self.height, self.halo : self.halo + self.width] = True
-        # In memory band next to band, as a spectrum is: what is done with spectra, which is most, is done several times as fast.
-        reflectance = torch.stack([self.image[window] for window in windows])
-        tiles = Tiles(reflectance.movedim(-1, 1), valid, valid & inside, scale=len(self) / len(indices))
+        # In memory band lies next to band, as in a spectrum: most of what is done is done with spectra.
+        tiles = Tiles(self._cut(self.image, indices).movedim(-1, 1), valid, valid & inside, scale=len(self) / len(indices))
         if self.labels is None or self.labelled is None:
             return tiles
-        return replace(tiles, labels=torch.stack([self.labels[(slice(None), *window)] for window in windows]),
-                       labelled=torch.stack([self.labelled[window] for window in windows]))
+        labels = self._cut(self.labels, indices, 1.0 / self.labels.shape[-1])
+        return replace(tiles, labels=labels.movedim(-1, 1), labelled=self._cut(self.labelled, indices))
+
+    def _cut(self, maps: Tensor, indices: list[int], beyond: float = 0) -> Tensor:
+        """`(batch, height, width, ...)` of `maps` `(y, x, ...)`: tiles with their context, and this value beyond the scene."""
+        height, width = self.height + 2 * self.halo, self.width + 2 * self.halo
+        tiles = maps.new_full((len(indices), height, width, *maps.shape[2:]), beyond)
+        for tile, (i, j) in zip(tiles, (self.corners[n] for n in indices), strict=True):
+            top, left = i - self.halo, j - self.halo
+            found = maps[max(top, 0) : top + height, max(left, 0) : left + width]
+            tile[max(-top, 0) :, max(-left, 0) :][: len(found), : found.shape[1]] = found
+        return tiles
 
     def rows_and_columns(self, tiles: Tiles, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Row and column in the scene of every pixel that counts in `tiles = batch(indices)`."""

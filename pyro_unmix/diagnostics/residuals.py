@@ -128,12 +128,14 @@ def check_residuals(scene: Scene, abundances: Array, brightness: Array | None, e
     degrees = n_bands - (fitted > 1e-6).sum(axis=1) + (brightness is None)
     within, level, beyond = _look_beyond(pixels, white, noise_cholesky.ndim == 1)
 
+    seen, corners = pixels @ within, white @ within  # least squares see no more of them
+
     def misfit(coefficients: np.ndarray) -> np.ndarray:
-        return (((pixels - coefficients @ white) @ within) ** 2).sum(axis=1) / level
+        return ((seen - coefficients @ corners) ** 2).sum(axis=1) / level
 
     solve = fcls if brightness is None else nnls
-    best, freed = misfit(_least_squares(solve, pixels, white)), _least_squares(nnls, pixels, white)
-    without = [np.insert(_least_squares(solve, pixels, np.delete(white, each, axis=0)), each, 0.0, axis=1) for each in range(k)]
+    best, freed = misfit(_least_squares(solve, seen, corners)), _least_squares(nnls, seen, corners)
+    without = [np.insert(_least_squares(solve, seen, np.delete(corners, each, axis=0)), each, 0.0, axis=1) for each in range(k)]
     return Checks(
         chi_square=_map(scene, chi_square, "chi_square"),
         degrees_of_freedom=_map(scene, degrees, "degrees_of_freedom"),
