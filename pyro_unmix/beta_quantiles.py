@@ -42,11 +42,10 @@ def _table(levels: tuple[float, ...]) -> Tensor:
     """`(nodes of a x nodes of b, levels)`."""
     nodes = np.geomspace(_LEAST, _MOST, _NODES)
     a, b = np.meshgrid(nodes, nodes, indexing="ij")
-    found: dict[float, np.ndarray] = {}
-    for level in {each for level in levels for each in (level, round(1.0 - level, 12))}:
-        # What has no digits left is nothing, whatever its logarithm.
-        found[level] = np.log(np.maximum(stats.beta.ppf(level, a, b), 1e-300))
+    opposite = {level: round(1.0 - level, 12) for level in levels}
+    # What has no digits left is nothing, whatever its logarithm.
+    logarithms = {level: np.log(np.maximum(stats.beta.ppf(level, a, b), 1e-300)) for level in {*opposite, *opposite.values()}}
     # 1 - x has the parameters the other way round.
-    logits = [found[level] - found[round(1.0 - level, 12)].T for level in levels]
+    logits = [logarithms[level] - logarithms[opposite[level]].T for level in levels]
     return torch.from_numpy(np.stack([(logit - np.log(a / b)) / np.sqrt(1.0 / a + 1.0 / b) for logit in logits], axis=-1)
                             .reshape(-1, len(levels)))

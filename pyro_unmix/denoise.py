@@ -68,7 +68,8 @@ class NonLocalMeans(nn.Module):
             here = ..., slice(height - down), slice(max(-right, 0), width - max(right, 0))
             there = ..., slice(down, height), slice(max(right, 0), width - max(-right, 0))
             both = counts[here] * counts[there]
-            apart = _patch_sum(both * (maps[here] - maps[there]).square().sum(dim=1, keepdim=True)) / _patch_sum(both).clamp_min(1.0)
+            apart = _patch_sum(both * (maps[here] - maps[there]).square().sum(dim=1, keepdim=True))
+            apart = apart / _patch_sum(both).clamp_min(1.0)
             weight = both * torch.exp(-(apart - expected).clamp_min(0.0) / (0.5 * expected).clamp_min(1e-30))
             for to, start in ((here, there), (there, here)):
                 total[to] += weight * maps[start]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from torch import Tensor
@@ -19,6 +20,8 @@ _QUASI_DRAWS, _DRAWS = 256, 1000
 _FEW_DRAWS = 8
 # Pixels whose draws are worked on at a time.
 _PIXELS = 512
+# Standard deviations from which a bound is none: of four million draws one is beyond it.
+_NO_BOUND = 5.0
 # Of the simplex, when all of it has been given away, and of every draw: keeps densities and gradients finite.
 _LEAST_REST, _LEAST = 1e-6, 1e-30
 # Cells in which a density with a pole is summed up, and where it ends: in standard deviations, e^-12.5 of its peak.
@@ -69,7 +72,7 @@ class SimplexNormal(TorchDistribution):
                              self.scale.expand(*batch_shape, k), self.order.expand(*batch_shape, k + 1), concentration,
                              validate_args=False)
 
-    def __getitem__(self, part: slice) -> SimplexNormal:
+    def __getitem__(self, part: slice | Tensor) -> SimplexNormal:
         """Part of a batch of shape `(n,)`."""
         concentration = None if self.concentration is None else self.concentration[part]
         return SimplexNormal(self.loc[part], self.coefficients[part], self.scale[part], self.order[part], concentration,
@@ -88,6 +91,18 @@ class SimplexNormal(TorchDistribution):
         mass = _cells(mean, self.scale, rest, self.concentration)[2].sum(-1).clamp_min(_LEAST) / self.concentration
         pole = (self.concentration - 1.0) * drawn.clamp_min(_LEAST).log()
         return (pole + _log_below(peak, drawn, mean, self.scale) - mass.log()).sum(-1)
+
+    def without_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Means and standard deviations `(..., K)` without truncation, and whether truncation changes nothing `(...)`."""
+        k = self.loc.shape[-1]
+        identity = torch.eye(k, dtype=self.loc.dtype, device=self.loc.device)
+        factor = torch.linalg.solve_triangular(identity - self.coefficients, torch.diag_embed(self.scale), upper=False)
+        factor = torch.cat([factor, -factor.sum(-2, keepdim=True)], dim=-2)
+        mean = torch.cat([self.loc, 1.0 - self.loc.sum(-1, keepdim=True)], dim=-1)
+        sd = factor.square().sum(-1).sqrt()
+        inside = (mean > _NO_BOUND * sd).all(-1) & (self.concentration is None)
+        mean, sd = (torch.empty_like(each).scatter(-1, self.order, each) for each in (mean, sd))
+        return mean, sd, inside
 
     def rsample(self, sample_shape: Sequence[int] = _ONE) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))[:-1]
@@ -174,13 +189,27 @@ def marginals(q: TorchDistributionMixin, levels: Sequence[float]) -> Marginals:
         total = a.sum(-1, keepdim=True)
         mean = a / total
         return Marginals(mean, (mean * (1 - mean) / (total + 1)).sqrt(), beta_quantiles(a, total - a, levels))
-    if isinstance(q, SimplexNormal):
-        uniform = SobolEngine(q.loc.shape[-1], scramble=True, seed=0).draw(_QUASI_DRAWS)
-        uniform = uniform[:, None].to(q.loc)
-        draws = torch.cat([q[i : i + _PIXELS].transport(uniform) for i in range(0, len(q.loc), _PIXELS)], dim=1)
-    else:
-        draws = q.sample(torch.Size([_DRAWS]))
-    return Marginals(draws.mean(0), draws.std(0), torch.quantile(draws, torch.tensor(levels).to(draws), dim=0))
+    if not isinstance(q, SimplexNormal):
+        return of_draws(q.sample(torch.Size([_DRAWS])), levels)
+    uniform = SobolEngine(q.loc.shape[-1], scramble=True, seed=0).draw(_QUASI_DRAWS)[:, None].to(q.loc)
+    mean, sd, inside = q.without_bounds()
+    found = Marginals(mean, sd, mean + sd * torch.special.ndtri(torch.tensor(levels).to(mean))[:, None, None])
+    for part in torch.nonzero(~inside).squeeze(1).split(_PIXELS):
+        at_bounds = of_draws(q[part].transport(uniform), levels)
+        for of_all, of_part in zip(found, at_bounds, strict=True):
+            of_all[..., part, :] = of_part.to(mean)
+    return found
+
+
+def of_draws(draws: Tensor, levels: Sequence[float]) -> Marginals:
+    """Marginals of equally weighted `draws` `(n_draws, n, K)`; quantiles as `numpy.quantile` has them by default."""
+    # NumPy sorts numbers of 32 bits that lie next to each other ten times as fast as anything else does.
+    ordered = np.sort(draws.cpu().movedim(0, -1).contiguous().numpy(), axis=-1)
+    place = np.asarray(levels) * (len(draws) - 1)
+    before = place.astype(int)
+    first, last = ordered[..., before], ordered[..., np.minimum(before + 1, len(draws) - 1)]
+    quantiles = torch.from_numpy(first + (last - first) * (place - before).astype(first.dtype)).movedim(-1, 0)
+    return Marginals(draws.mean(0), draws.std(0), quantiles)
 
 
 def mean_of(q: TorchDistributionMixin) -> Tensor:
@@ -213,6 +242,8 @@ def truncated_normal(low: Tensor, high: Tensor, uniform: Tensor) -> Tensor:
     """
     with torch.no_grad():
         drawn = _quantile(low, high, uniform)
+        if not (low.requires_grad or high.requires_grad):
+            return drawn
         by_low = ((1.0 - uniform) * (0.5 * (drawn.square() - low.square())).exp()).clamp(0.0, 1.0)
         by_high = (uniform * (0.5 * (drawn.square() - high.square())).exp()).clamp(0.0, 1.0)
     return drawn + by_low * (low - low.detach()) + by_high * (high - high.detach())
@@ -227,7 +258,8 @@ def _quantile(low: Tensor, high: Tensor, uniform: Tensor) -> Tensor:
     smallest, largest = torch.finfo(a.dtype).tiny, 1.0 - torch.finfo(a.dtype).eps
     drawn = torch.special.ndtri((below + (above - below) * u).clamp(smallest, largest))
     if not near.all():
-        drawn = torch.where(near, drawn, _tail(a, torch.where(near, torch.full_like(b, -5.0), b), u))
+        far = ~near.expand(drawn.shape)
+        drawn[far] = _tail(*(each.expand(drawn.shape)[far] for each in (a, b, u)))
     return torch.where(mirror, -1.0, 1.0) * torch.minimum(torch.maximum(drawn, a), b)
 
 

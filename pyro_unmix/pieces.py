@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Dirichlet
 
-from pyro_unmix.distributions import Marginals, SimplexNormal, marginals
+from pyro_unmix.distributions import Marginals, SimplexNormal, marginals, of_draws
 from pyro_unmix.numerics import seeded
 
 # For what a distribution does not say in closed form.
@@ -128,10 +128,7 @@ class DrawnPiece(Piece):
             return self._draw(self._n_draws)
 
     def marginals(self, levels: Sequence[float]) -> Marginals:
-        draws = self._pool.abundances.double().numpy()
-        mean, sd, *quantiles = (torch.as_tensor(each) for each in
-                                (draws.mean(axis=0), draws.std(axis=0), *np.quantile(draws, levels, axis=0)))
-        return Marginals(mean, sd, torch.stack(quantiles))
+        return of_draws(self._pool.abundances, levels)
 
     def exceedance(self, threshold: float) -> Tensor:
         return (self._pool.abundances > threshold).double().mean(dim=0)

@@ -56,6 +56,31 @@ def test_an_edge_is_not_blurred():
     assert (box - clean)[..., 11:13].square().sum(dim=1).sqrt().min() > 0.2 * step.min()  # the control: a plain mean does
 
 
+def test_it_is_the_weighted_mean_of_the_paper():
+    """Pixel by pixel and neighbour by neighbour, as it is written."""
+    noisy, _ = patches(0.02, size=5)
+    use = torch.rand(1, 10, 10, generator=torch.Generator().manual_seed(1)) > 0.1
+    denoise = fitted(noisy)
+    maps = torch.einsum("pl,lhw->hwp", denoise.directions, noisy[0] - denoise.mean[:, None, None])
+    pixels = {(y, x): maps[y, x] for y, x in use[0].nonzero().tolist()}
+    expected = 2 * len(denoise.directions) * denoise.noise_scale**2
+
+    def weight(here, there):
+        apart = [(pixels[here[0] + i, here[1] + j] - pixels[there[0] + i, there[1] + j]).square().sum()
+                 for i in (-1, 0, 1) for j in (-1, 0, 1)
+                 if (here[0] + i, here[1] + j) in pixels and (there[0] + i, there[1] + j) in pixels]
+        return torch.exp(-(sum(apart) / len(apart) - expected).clamp_min(0) / (0.5 * expected))
+
+    found, wrong = denoise(noisy, use), 0
+    for here in pixels:
+        near = [there for there in pixels if max(abs(here[0] - there[0]), abs(here[1] - there[1])) <= 3]
+        weights = [weight(here, there) for there in near]
+        mean = sum(w * pixels[there] for w, there in zip(weights, near, strict=True)) / sum(weights)
+        torch.testing.assert_close(found[(0, slice(None), *here)], denoise.mean + mean @ denoise.directions, rtol=0, atol=1e-5)
+        wrong = max(wrong, (sum(pixels[there] for there in near) / len(near) - mean).abs().max())
+    assert wrong > 0.01  # negative control: a mean of all alike is another
+
+
 def test_masked_pixels_take_no_part():
     noisy, _ = patches(0.02)
     denoise, valid = fitted(noisy), everywhere(noisy)

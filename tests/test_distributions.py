@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from torch.distributions.transforms import StickBreakingTransform
 
-from pyro_unmix.distributions import SimplexNormal, log_normal_mass, marginals, mean_of, truncated_normal
+from pyro_unmix.distributions import SimplexNormal, log_normal_mass, marginals, mean_of, of_draws, truncated_normal
 
 CASES = {"inside": ([0.3, 0.4], -0.5, [0.05, 0.1]), "at a face": ([-0.05, 0.5], 0.3, [0.04, 0.1]),
          "at a corner": ([1.1, 0.05], -0.8, [0.05, 0.05]), "far outside": ([-0.6, 1.3], 0.2, [0.05, 0.08]),
@@ -217,6 +217,33 @@ def test_marginals_are_those_of_draws(concentration):
     for one, other in ((found.mean, draws.mean(0)), (found.sd, draws.std(0)), (found.quantiles, draws.quantile(levels, dim=0))):
         assert ((one - other) / spread).abs().mean() < 0.06
     assert ((found.mean[1:] - draws.mean(0)[:-1]) / spread[1:]).abs().mean() > 0.4  # negative control: another pixel
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_far_from_every_face_marginals_are_normal(k):
+    """Pixels inside are given in closed form, others by draws: both are what 100,000 draws say, to five standard errors."""
+    n = 40
+    scale = (0.01 + 0.04 * torch.rand(n, k - 1)) / (k - 1)
+    q = SimplexNormal(torch.rand(n, k - 1) / (k - 1), -torch.rand(n, k - 1, k - 1), scale, torch.rand(n, k).argsort(dim=-1))
+    mean, sd, inside = q.without_bounds()
+    assert 3 < inside.sum() < n - 3
+    draws = q.sample(torch.Size([100_000]))
+    error = 5 / 100_000**0.5
+    assert ((draws.mean(0) - mean).abs() / sd)[inside].max() < error
+    assert (draws.std(0) / sd - 1)[inside].abs().max() < error / 2**0.5
+    assert ((draws.mean(0) - mean).abs() / sd)[~inside].max() > error  # negative control: where truncation counts
+    found = marginals(q, (0.05, 0.5, 0.95))
+    for level, quantile in zip((0.05, 0.5, 0.95), found.quantiles, strict=True):
+        below = (draws <= quantile).float().mean(0)
+        assert (below - level)[inside].abs().max() < error * (level * (1 - level)) ** 0.5
+        assert (below - level)[~inside].abs().max() < 0.02  # of 256 quasi-random draws
+
+
+def test_quantiles_of_draws_are_those_of_numpy():
+    draws, levels = torch.rand(101, 7, 3), (0.0, 0.05, 0.123, 0.5, 1.0)
+    found = of_draws(draws, levels)
+    np.testing.assert_allclose(found.quantiles, np.quantile(draws.numpy(), levels, axis=0), atol=1e-6)
+    assert torch.equal(found.mean, draws.mean(0)) and torch.equal(found.sd, draws.std(0))
 
 
 # The mean, with its gradient
