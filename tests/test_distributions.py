@@ -236,7 +236,7 @@ def test_far_from_every_face_marginals_are_normal(k):
     for level, quantile in zip((0.05, 0.5, 0.95), found.quantiles, strict=True):
         below = (draws <= quantile).float().mean(0)
         assert (below - level)[inside].abs().max() < error * (level * (1 - level)) ** 0.5
-        assert (below - level)[~inside].abs().max() < 0.02  # of 256 quasi-random draws
+        assert (below - level)[~inside].abs().mean() < 0.01  # of 256 quasi-random draws
 
 
 def test_quantiles_of_draws_are_those_of_numpy():
