@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pyro_unmix import datasets, libraries, recipes, simulate
+from pyro_unmix.cluster import dask_workers
 from pyro_unmix.errors import FitDiverged, InputError, ProcessLost, UnmixWarning, one_line
 from pyro_unmix.fit import Fit, FitConfig
 from pyro_unmix.fit import fit as fit_scene
@@ -31,7 +32,6 @@ from pyro_unmix.io import (
     open_scene_file,
     save_scene,
 )
-from pyro_unmix.io.extras import needed
 from pyro_unmix.io.files import make_folder
 from pyro_unmix.io.summary_files import check_output, open_summary
 from pyro_unmix.library import SpectralLibrary, open_library
@@ -215,8 +215,8 @@ def predict(
     if dask is None:
         predict_scene(fitted, opened, out_file, resume=resume)
     else:
-        with needed("distributed").Client(None if dask == "local" else dask) as client:
-            predict_scene(fitted, opened, out_file, resume=resume, executor=client.get_executor())
+        with dask_workers(dask) as workers:
+            predict_scene(fitted, opened, out_file, resume=resume, executor=workers)
     out.print(f"wrote {out_file}")
 
 

@@ -69,7 +69,7 @@ class EndmemberPosterior(nn.Module):
     def __init__(self, n_endmembers: int, n_bands: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(n_endmembers, n_bands))
-        self.register_buffer("scale_tril", torch.eye(n_bands).repeat(n_endmembers, 1, 1))
+        self.register_buffer("scale_tril", _identity(n_endmembers, n_bands))
         self.shift = nn.Parameter(torch.zeros(n_endmembers, n_bands))
         self.log_scale = nn.Parameter(torch.zeros(n_endmembers, n_bands))
 
@@ -105,7 +105,7 @@ class NoisePosterior(nn.Module):
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(n_bands))
         self.log_scale = nn.Parameter(torch.full((n_bands,), -3.0))
-        self.register_buffer("correlation", torch.eye(n_bands) if correlated else None)
+        self.register_buffer("correlation", _identity(1, n_bands)[0] if correlated else None)
         self.register_buffer("degrees_of_freedom", torch.tensor(1.0) if heavy else None)
 
     def set_start(self, start: Start) -> None:
@@ -255,6 +255,13 @@ class UnmixingGuide(PyroModule):
                         pyro.sample("abundances_unobserved", abundances)
                 if brightness is not None:
                     pyro.sample("brightness", brightness)
+
+
+def _identity(n: int, size: int) -> Tensor:
+    """`(n, size, size)`. Of a tensor without memory `torch.eye` would import a compiler first, which takes a second."""
+    matrices = torch.zeros(n, size, size)
+    matrices.diagonal(dim1=1, dim2=2).fill_(1.0)
+    return matrices
 
 
 def _named(kinds: Mapping[str, Callable], part: Any, what: str) -> Any:

@@ -18,12 +18,12 @@ PACKAGE = Path(pyro_unmix.__file__).parent
 FLOORS = """
 errors
 scene
-io metrics simulate subspace
+io metrics simulate subspace beta_quantiles
 library labels downloads
 libraries
 datasets
 recipes
-tiles progress numerics processes mixing encoders denoise likelihood distributions
+tiles progress numerics processes cluster mixing encoders denoise likelihood distributions
 priors noise baselines variability
 least_squares residual_noise amplitude simplex
 noise_structure
