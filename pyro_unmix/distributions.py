@@ -203,13 +203,13 @@ def marginals(q: TorchDistributionMixin, levels: Sequence[float]) -> Marginals:
 
 def of_draws(draws: Tensor, levels: Sequence[float]) -> Marginals:
     """Marginals of equally weighted `draws` `(n_draws, n, K)`; quantiles as `numpy.quantile` has them by default."""
-    # NumPy sorts numbers of 32 bits that lie next to each other ten times as fast as anything else does.
+    # Of numbers of 32 bits that lie next to each other NumPy does these several times as fast as torch.
     ordered = np.sort(draws.cpu().movedim(0, -1).contiguous().numpy(), axis=-1)
     place = np.asarray(levels) * (len(draws) - 1)
     before = place.astype(int)
     first, last = ordered[..., before], ordered[..., np.minimum(before + 1, len(draws) - 1)]
     quantiles = torch.from_numpy(first + (last - first) * (place - before).astype(first.dtype)).movedim(-1, 0)
-    return Marginals(draws.mean(0), draws.std(0), quantiles)
+    return Marginals(torch.from_numpy(ordered.mean(axis=-1)), torch.from_numpy(ordered.std(axis=-1, ddof=1)), quantiles)
 
 
 def mean_of(q: TorchDistributionMixin) -> Tensor:

@@ -243,7 +243,7 @@ def test_quantiles_of_draws_are_those_of_numpy():
     draws, levels = torch.rand(101, 7, 3), (0.0, 0.05, 0.123, 0.5, 1.0)
     found = of_draws(draws, levels)
     np.testing.assert_allclose(found.quantiles, np.quantile(draws.numpy(), levels, axis=0), atol=1e-6)
-    assert torch.equal(found.mean, draws.mean(0)) and torch.equal(found.sd, draws.std(0))
+    torch.testing.assert_close((found.mean, found.sd), (draws.mean(0), draws.std(0)))
 
 
 # The mean, with its gradient
