@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
+
+from pyro_unmix.interpolation import cell
 
 # Both parameters on a grid that is even in their logarithm. Beyond its ends the shape of the distribution hardly changes.
 _LEAST, _MOST, _NODES = 1e-3, 1e6, 256
@@ -21,20 +24,12 @@ def beta_quantiles(a: Tensor, b: Tensor, levels: Sequence[float]) -> Tensor:
     multiple is smooth, and interpolated between exact ones, linearly in log a and log b: quantiles keep their order.
     """
     log_a, log_b = a.log(), b.log()
-    (row, down), (col, across) = _cell(log_a), _cell(log_b)
+    (row, down), (col, across) = (cell(each, math.log(_LEAST), math.log(_MOST), _NODES) for each in (log_a, log_b))
     nodes = _table(tuple(levels)).to(a)
     corner = row * _NODES + col
     above, below = (torch.lerp(nodes[at], nodes[at + 1], across[..., None]) for at in (corner, corner + _NODES))
     multiple = torch.lerp(above, below, down[..., None]).movedim(-1, 0)
     return torch.sigmoid(log_a - log_b + multiple * (1.0 / a + 1.0 / b).sqrt())
-
-
-def _cell(logarithm: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of the last node before, and how far it is from there to the next one."""
-    first, last = np.log((_LEAST, _MOST))
-    place = ((logarithm - first) * ((_NODES - 1) / (last - first))).clamp(0.0, _NODES - 1.001)
-    node = place.floor()
-    return node.long(), place - node
 
 
 @lru_cache(maxsize=8)

@@ -14,6 +14,8 @@ from torch.distributions import Dirichlet, constraints
 from torch.quasirandom import SobolEngine
 
 from pyro_unmix.beta_quantiles import beta_quantiles
+from pyro_unmix.poles import cells, log_below, pole_quantile
+from pyro_unmix.truncated_normal import log_normal_mass, truncated_normal
 
 _ONE = torch.Size()
 _QUASI_DRAWS, _DRAWS = 256, 1000
@@ -24,8 +26,6 @@ _PIXELS = 512
 _NO_BOUND = 5.0
 # Of the simplex, when all of it has been given away, and of every draw: keeps densities and gradients finite.
 _LEAST_REST, _LEAST = 1e-6, 1e-30
-# Cells in which a density with a pole is summed up, and where it ends: in standard deviations, e^-12.5 of its peak.
-_CELLS, _DEPTH = 24, 5.0
 
 
 class SimplexNormal(TorchDistribution):
@@ -88,9 +88,9 @@ class SimplexNormal(TorchDistribution):
             log_density = -0.5 * ((drawn - mean) / self.scale).square() - 0.5 * math.log(2 * math.pi) - self.scale.log()
             return (log_density - log_normal_mass(-mean / self.scale, (rest - mean) / self.scale)).sum(-1)
         peak = torch.minimum(mean.clamp_min(0.0), rest)
-        mass = _cells(mean, self.scale, rest, self.concentration)[2].sum(-1).clamp_min(_LEAST) / self.concentration
+        mass = cells(mean, self.scale, rest, self.concentration)[2].sum(-1).clamp_min(_LEAST) / self.concentration
         pole = (self.concentration - 1.0) * drawn.clamp_min(_LEAST).log()
-        return (pole + _log_below(peak, drawn, mean, self.scale) - mass.log()).sum(-1)
+        return (pole + log_below(peak, drawn, mean, self.scale) - mass.log()).sum(-1)
 
     def without_bounds(self) -> tuple[Tensor, Tensor, Tensor]:
         """Means and standard deviations `(..., K)` without truncation, and whether truncation changes nothing `(...)`."""
@@ -122,55 +122,12 @@ class SimplexNormal(TorchDistribution):
                 scale = self.scale[..., j]
                 value = mean + scale * truncated_normal(-mean / scale, (rest - mean) / scale, quantile)
             else:
-                value = _quantile_in_cells(mean, self.scale[..., j], rest, self.concentration[..., j], quantile)
+                value = pole_quantile(mean, self.scale[..., j], rest, self.concentration[..., j], quantile)
             value = torch.minimum(value.clamp_min(0.0), rest)
             drawn.append(value)
             rest = rest - value
         on_simplex = torch.stack([*drawn, rest], dim=-1).clamp_min(_LEAST)  # zero itself has no logarithm
         return torch.empty_like(on_simplex).scatter(-1, self.order.expand(on_simplex.shape), on_simplex)
-
-
-def _cells(mean: Tensor, scale: Tensor, rest: Tensor, concentration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells that hold what counts of z^(a - 1) exp(-(z - mean)^2 / 2 scale^2) on (0, rest), narrow towards both ends.
-
-    In terms of u = z^a the pole is gone: z^(a - 1) dz = du / a. Returns the edges in u and the exponential there, relative to the
-    largest on (0, rest), both `(..., _CELLS + 1)`, and its integral over u in each cell `(..., _CELLS)`, by Simpson's rule.
-    """
-    with torch.no_grad():
-        low = (rest - scale * _reach((rest - mean) / scale)).clamp_min(0.0)
-        high = torch.minimum(scale * _reach(mean / scale), rest)
-        step = torch.linspace(0.0, 1.0, _CELLS + 1, dtype=mean.dtype, device=mean.device)
-        edges = low[..., None] + (high - low).clamp_min(0.0)[..., None] * (step.square() * (3.0 - 2.0 * step))
-        u = edges ** concentration[..., None]
-        middle = (0.5 * (u[..., :-1] + u[..., 1:])) ** (1.0 / concentration[..., None])
-    peak = torch.minimum(mean.clamp_min(0.0), rest)
-    at_edges, at_middle = (_log_below(peak[..., None], z, mean[..., None], scale[..., None]).exp() for z in (edges, middle))
-    return u, at_edges, u.diff() * (at_edges[..., :-1] + 4.0 * at_middle + at_edges[..., 1:]) / 6.0
-
-
-def _reach(t: Tensor) -> Tensor:
-    """Where exp(-(x - t)^2 / 2) on x >= 0 has fallen by exp(-_DEPTH^2 / 2) from where it is largest."""
-    below = -t.clamp_max(0.0)
-    return t.clamp_min(0.0) + _DEPTH**2 / ((below.square() + _DEPTH**2).sqrt() + below)
-
-
-def _log_below(peak: Tensor, z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """Logarithm of a normal density at z relative to that at `peak`; keeps its digits where both are far from the mean."""
-    return -0.5 * ((z - peak) / scale) * ((z + peak - 2.0 * mean) / scale)
-
-
-@torch.no_grad()
-def _quantile_in_cells(mean: Tensor, scale: Tensor, rest: Tensor, concentration: Tensor, uniform: Tensor) -> Tensor:
-    u, density, mass = _cells(mean, scale, rest.clamp_min(_LEAST_REST), concentration)
-    reached = mass.cumsum(-1)
-    wanted = (uniform * reached[..., -1])[..., None].contiguous()
-    cell = torch.searchsorted(reached, wanted).clamp_max(_CELLS - 1)
-    share = (1.0 - (reached.gather(-1, cell) - wanted) / mass.gather(-1, cell).clamp_min(_LEAST)).clamp(0.0, 1.0)
-    # Within a cell the density is a straight line, and the distribution function a parabola.
-    first, last = density.gather(-1, cell), density.gather(-1, cell + 1)
-    root = torch.lerp(first.square(), last.square(), share).sqrt()
-    within = (share * (first + last) / (first + root).clamp_min(_LEAST)).clamp(0.0, 1.0)
-    return torch.lerp(u.gather(-1, cell), u.gather(-1, cell + 1), within).squeeze(-1) ** (1.0 / concentration)
 
 
 class Marginals(NamedTuple):
@@ -224,53 +181,3 @@ def mean_of(q: TorchDistributionMixin) -> Tensor:
     draws = q.sample(torch.Size([_FEW_DRAWS]))
     mean, log_prob = draws.mean(dim=0), q.log_prob(draws)
     return mean + ((log_prob - log_prob.detach())[..., None] * (draws - mean)).sum(dim=0) / (_FEW_DRAWS - 1)
-
-
-def log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
-    """log(Phi(high) - Phi(low)) for low < high, without cancellation in either tail."""
-    mirror = low + high > 0
-    low, high = torch.where(mirror, -high, low), torch.where(mirror, -low, high)
-    log_high = torch.special.log_ndtr(high)
-    return log_high + torch.log1p(-torch.exp((torch.special.log_ndtr(low) - log_high).clamp_max(-1e-6)))
-
-
-def truncated_normal(low: Tensor, high: Tensor, uniform: Tensor) -> Tensor:
-    """The quantile `uniform` of a standard normal truncated to [low, high], exact in both tails.
-
-    Its derivatives by the bounds lie between zero and one, the density being log-concave; they are given in closed form, because
-    those of the steps below are not finite everywhere.
-    """
-    with torch.no_grad():
-        drawn = _quantile(low, high, uniform)
-        if not (low.requires_grad or high.requires_grad):
-            return drawn
-        by_low = ((1.0 - uniform) * (0.5 * (drawn.square() - low.square())).exp()).clamp(0.0, 1.0)
-        by_high = (uniform * (0.5 * (drawn.square() - high.square())).exp()).clamp(0.0, 1.0)
-    return drawn + by_low * (low - low.detach()) + by_high * (high - high.detach())
-
-
-def _quantile(low: Tensor, high: Tensor, uniform: Tensor) -> Tensor:
-    mirror = low + high > 0  # work in the lower tail, where the distribution function keeps its digits
-    a, b = torch.where(mirror, -high, low), torch.where(mirror, -low, high)
-    u = torch.where(mirror, 1.0 - uniform, uniform)
-    near = b > -5.0
-    below, above = torch.special.ndtr(a), torch.special.ndtr(torch.where(near, b, torch.zeros_like(b)))
-    smallest, largest = torch.finfo(a.dtype).tiny, 1.0 - torch.finfo(a.dtype).eps
-    drawn = torch.special.ndtri((below + (above - below) * u).clamp(smallest, largest))
-    if not near.all():
-        far = ~near.expand(drawn.shape)
-        drawn[far] = _tail(*(each.expand(drawn.shape)[far] for each in (a, b, u)))
-    return torch.where(mirror, -1.0, 1.0) * torch.minimum(torch.maximum(drawn, a), b)
-
-
-def _tail(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
-    """Where the distribution function itself has no digits left: Newton's method on its logarithm, from the exponential that
-    the normal nearly is there."""
-    log_b = torch.special.log_ndtr(b)
-    target = torch.log(u + (1.0 - u) * torch.exp(torch.special.log_ndtr(a) - log_b))
-    drawn = b + target.clamp_min(-1e4) / -b
-    for _ in range(3):
-        log_cdf = torch.special.log_ndtr(drawn)
-        hazard = torch.exp(-0.5 * drawn.square() - 0.5 * math.log(2 * math.pi) - log_cdf)
-        drawn = torch.minimum(drawn - (log_cdf - log_b - target) / hazard, b)
-    return drawn

@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 from torch.distributions.transforms import StickBreakingTransform
 
-from pyro_unmix.distributions import SimplexNormal, log_normal_mass, marginals, mean_of, of_draws, truncated_normal
+from pyro_unmix.distributions import SimplexNormal, marginals, mean_of, of_draws
+from pyro_unmix.truncated_normal import log_normal_mass, truncated_normal
 
 CASES = {"inside": ([0.3, 0.4], -0.5, [0.05, 0.1]), "at a face": ([-0.05, 0.5], 0.3, [0.04, 0.1]),
          "at a corner": ([1.1, 0.05], -0.8, [0.05, 0.05]), "far outside": ([-0.6, 1.3], 0.2, [0.05, 0.08]),

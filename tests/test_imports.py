@@ -18,7 +18,8 @@ PACKAGE = Path(pyro_unmix.__file__).parent
 FLOORS = """
 errors
 scene
-io metrics simulate subspace beta_quantiles
+io metrics simulate subspace interpolation truncated_normal
+beta_quantiles poles
 library labels downloads
 libraries
 datasets
