@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import warnings
 from dataclasses import replace
@@ -67,6 +68,7 @@ KeepWater = Annotated[bool, typer.Option("--keep-water", help="Keep the bands of
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
 _LAST = "report.html"  # the last file of a run folder to be written
+_MOST_HELD = 2**28  # values of a scene that is fitted whole: a gigabyte, of which a fit holds a few copies
 
 Guide = Literal["spacnn", "cnn", "mlp"]
 Brightness = Literal["auto", "none", "pixel"]
@@ -160,10 +162,16 @@ def fit(
     resume: Annotated[bool, typer.Option(help="Go on with a fit that was killed.")] = False,
     keep_water: KeepWater = False,
 ) -> None:
-    """Fit a scene and write the run folder: summary.nc, config.json, weights.pt, history.csv, report.html."""
+    """Fit a scene and write the run folder: summary.nc, config.json, weights.pt, history.csv, report.html.
+
+    Of a sensor's file of more than a gigabyte a sample of pixels is learned from, and all are unmixed strip by strip.
+    """
     settings = FitConfig.from_dict(_read_toml(config) if config else {})
     settings = settings if device is None else replace(settings, device=device)
-    opened = _open(scene, keep_water)
+    opened = _open_to_fit(scene, keep_water)
+    if draws and isinstance(opened, SceneFile):
+        raise InputError("a scene of a gigabyte or less with --draws", f"'{opened.path.name}', which is read in parts",
+                         "draw from a part of it in Python: see docs/large-scenes.md")
     make_folder(out_folder)
     checkpoint = out_folder / "checkpoint.pt"
     if resume and not checkpoint.exists() and _holds_finished_fit(out_folder):
@@ -172,24 +180,28 @@ def fit(
     k = int(n_endmembers) if n_endmembers.lstrip("-").isdecimal() else n_endmembers
     model = UnmixingModel(k, brightness=brightness)
     names = None
+    learned = opened.sample(seed=seed) if isinstance(opened, SceneFile) else opened
+    if isinstance(opened, SceneFile):
+        out.print(f"{opened.name}: {opened.shape[0]} x {opened.shape[1]} pixels, of which {learned.n_pixels} are learned from")
     if library is not None:
         if model.n_endmembers == "auto":
             raise InputError("a number of endmembers with a --library", "auto", "it holds one spectrum an endmember")
         chosen = _open_library(library)
         chosen = chosen.select([name.strip() for name in materials.split(",")]) if materials else chosen
-        if opened.wavelengths is not None and chosen.wavelengths is not None:
-            chosen = chosen.resample(opened.wavelengths)
+        if learned.wavelengths is not None and chosen.wavelengths is not None:
+            chosen = chosen.resample(learned.wavelengths)
         names = list(chosen.names)
-        model = model.replace(endmembers=informed_endmembers(chosen.spectra, opened, model.n_endmembers))
+        model = model.replace(endmembers=informed_endmembers(chosen.spectra, learned, model.n_endmembers))
     elif materials is not None:
         raise InputError("a --library to take the --materials from", "none")
     if not resume:  # what says that a fit is finished is the last to be written and the first to go
         (out_folder / _LAST).unlink(missing_ok=True)
-    result = fit_scene(model, opened, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
+    result = fit_scene(model, learned, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
                        resume=resume)
     if not is_first():
         return
-    save_run(out_folder, result, result.posterior(opened), draws=draws)
+    found = opened if isinstance(opened, SceneFile) else result.posterior(opened)
+    save_run(out_folder, result, found, draws=draws, resume=resume)
     if not result.interrupted:
         checkpoint.unlink(missing_ok=True)
     _say_done(result, out_folder)
@@ -403,6 +415,14 @@ def _open(scene: str, keep_water: bool = False, *, wavelengths: np.ndarray | Non
     if not Path(scene).exists() and scene in datasets.dataset_names():
         return datasets.load_dataset(scene)
     return open_scene(scene, drop=() if keep_water else WATER_VAPOUR, wavelengths=wavelengths)
+
+
+def _open_to_fit(scene: str, keep_water: bool) -> Scene | SceneFile:
+    """As `_open`; a sensor's file that is too large to be held stays where it is."""
+    if not (Path(scene).exists() and is_sensor_file(scene)):
+        return _open(scene, keep_water)
+    file = open_scene_file(scene, drop=() if keep_water else WATER_VAPOUR)
+    return file if math.prod(file.shape) > _MOST_HELD else Scene(**file.scene_parts(), name=file.name)
 
 
 def _open_in_parts(scene: str, wavelengths: np.ndarray | None) -> Scene | SceneFile:

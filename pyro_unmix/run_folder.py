@@ -23,10 +23,12 @@ from pyro_unmix.denoise import FieldMeans, NonLocalMeans
 from pyro_unmix.errors import InputError
 from pyro_unmix.fit import Fit, FitConfig, endmember_names
 from pyro_unmix.guide import UnmixingGuide
+from pyro_unmix.io import SceneFile
 from pyro_unmix.io.files import atomic_path, make_folder
 from pyro_unmix.metrics import Evaluation
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.posterior import Posterior
+from pyro_unmix.predict import predict
 from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.refine.shared import Shared
 from pyro_unmix.report import save_pixels, write_report
@@ -73,28 +75,40 @@ def save_fit(folder: str | os.PathLike, fit: Fit, *, evaluation: Evaluation | No
     return folder
 
 
-def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior, *, draws: int = 0,
-             evaluation: Evaluation | None = None) -> Path:
+def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior | SceneFile, *, draws: int = 0,
+             evaluation: Evaluation | None = None, resume: bool = False) -> Path:
     """Write the whole run folder: the fit, `summary.nc`, `report.html` and, with `draws`, `draws.nc` for ArviZ.
 
     `pixels.nc` has the observed spectra of some pixels, for the report. That shows an `evaluation` against a known truth too, if
-    one is given.
+    one is given. In place of a posterior stands a scene that is larger than memory, in its file: it is unmixed strip by strip,
+    as by `predict`, and has no draws. `resume` is as there.
 
     Raises
     ------
     InputError
-        The folder cannot be written to.
+        The folder cannot be written to, or draws of a scene in its file.
     """
+    if isinstance(posterior, SceneFile) and draws:
+        raise InputError("a scene that is held in memory, to keep draws of", f"'{posterior.path.name}', which is read in parts",
+                         "draw from a part of it: fit.posterior(file.scene(slice(0, 100))).draws()")
     folder = save_fit(folder, fit, evaluation=evaluation)
-    posterior.save(folder / "summary.nc")
-    save_pixels(folder, posterior.scene, fit.model)
-    if draws:
-        groups = "posterior", "observed_data"
-        drawn = posterior.to_arviz(draws, seed=fit.seed, groups=groups)
-        with atomic_path(folder / "draws.nc", room=sum(drawn[group].nbytes for group in groups)) as path:
-            drawn.to_netcdf(path, engine="h5netcdf")
+    if isinstance(posterior, SceneFile):
+        predict(fit, posterior, folder / "summary.nc", resume=resume)
+        save_pixels(folder, posterior, fit.model)
+    else:
+        posterior.save(folder / "summary.nc")
+        save_pixels(folder, posterior.scene, fit.model)
+        if draws:
+            _save_draws(folder, posterior, draws, fit.seed)
     write_report(folder)
     return folder
+
+
+def _save_draws(folder: Path, posterior: Posterior, draws: int, seed: int) -> None:
+    groups = "posterior", "observed_data"
+    drawn = posterior.to_arviz(draws, seed=seed, groups=groups)
+    with atomic_path(folder / "draws.nc", room=sum(drawn[group].nbytes for group in groups)) as path:
+        drawn.to_netcdf(path, engine="h5netcdf")
 
 
 def load_fit(folder: str | os.PathLike, *, model: UnmixingModel | None = None, guide: UnmixingGuide | None = None) -> Fit:

@@ -15,6 +15,7 @@ from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.io.bands import kept_bands, matching_bands
 from pyro_unmix.io.cubes import Cube, read_rows, spread_blocks
 from pyro_unmix.io.library_files import Intervals
+from pyro_unmix.io.mosaic import mosaic
 from pyro_unmix.io.reflectance import scale_by_size
 from pyro_unmix.scene import Scene, gaps, scene_coords
 
@@ -118,6 +119,26 @@ class SceneFile:
         ground = xr.Dataset(coords=self.coords).isel(y=rows).drop_dims("wavelength").coords
         return Scene(xr.DataArray(image, dims=("y", "x", "wavelength"), coords=ground), mask=use, wavelengths=self.wavelengths,
                      fwhm=self.fwhm, name=self.name)
+
+    def sample(self, n_pixels: int = 2**16, *, seed: int = 0) -> Scene:
+        """About `n_pixels` pixels to learn from, as one scene; all of them, where there are no more.
+
+        Square tiles with masked lines between them. Half of them, or fewer, are those that hold the most extreme spectra, which
+        say what the endmembers are, and which a sample at random would miss; the others are spread over the file. It is read
+        twice, some rows at a time.
+
+        Raises
+        ------
+        InputError
+            Fewer pixels than a tile has, or a file without data.
+        """
+        return mosaic(self, n_pixels, seed)
+
+    def spread_spectra(self) -> np.ndarray:
+        """Spectra `(n, bands)` of pixels without gaps, in rows spread over the file."""
+        with self.open_cube(self.path) as cube:
+            spectra = _look(cube, self.bands)
+        return spectra[np.isfinite(spectra).all(axis=1)] / np.float32(self.scale)
 
     def scene_parts(self) -> dict:
         """The parts of a `Scene` of all of it."""

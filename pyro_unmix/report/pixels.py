@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from pyro_unmix.io import SceneFile
 from pyro_unmix.io.summary_files import write_summary
 from pyro_unmix.mixing import Linear
 from pyro_unmix.model import UnmixingModel
@@ -25,7 +26,7 @@ def shown_pixels(rows: int, cols: int, n_endmembers: int) -> tuple[np.ndarray, n
     return _middles(rows, step), _middles(cols, step)
 
 
-def save_pixels(folder: Path, scene: Scene, model: UnmixingModel) -> None:
+def save_pixels(folder: Path, scene: Scene | SceneFile, model: UnmixingModel) -> None:
     """Write `pixels.nc` beside the `summary.nc` in `folder`: observed spectra of pixels on a regular grid, for the report.
 
     `reflectance` (y, x, wavelength) in the units of the scene, `row` (y) and `column` (x) counted from 0; and where mixing is not
@@ -37,10 +38,18 @@ def save_pixels(folder: Path, scene: Scene, model: UnmixingModel) -> None:
         linear = isinstance(model.mixing, Linear)
         step = _step(len(rows), len(cols), _SPECTRA_BYTES // (2 * summary.sizes["wavelength"] * (1 if linear else 2)))
         rows, cols = (shown[_middles(len(shown), step)] for shown in (rows, cols))
-        pixels = scene.reflectance.isel(y=rows, x=cols).to_dataset(name="reflectance")
+        pixels = _observed(scene, rows, cols).to_dataset(name="reflectance")
         if not linear:
             pixels["reconstruction"] = pixels.reflectance.dims, _mixtures(model, summary.isel(y=rows, x=cols))
     write_summary(pixels.assign_coords(row=("y", rows), column=("x", cols)), folder / "pixels.nc")
+
+
+def _observed(scene: Scene | SceneFile, rows: np.ndarray, cols: np.ndarray) -> xr.DataArray:
+    """Spectra of these pixels; those of a file are read row by row."""
+    if isinstance(scene, Scene):
+        return scene.reflectance.isel(y=rows, x=cols)
+    read = np.stack([scene.read([slice(row, row + 1)])[0][0, cols] for row in rows.tolist()])
+    return xr.DataArray(read, dims=("y", "x", "wavelength"), coords=xr.Dataset(coords=scene.coords).isel(y=rows, x=cols).coords)
 
 
 @torch.no_grad()
