@@ -15,12 +15,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import rasterio
 import torch
+import xarray as xr
 from scipy import optimize
 
 import pyro_unmix as pu
@@ -31,17 +33,28 @@ from pyro_unmix.simulate import absorption_spectra, dirichlet_field
 K, NOISE, STRIP, COLS = 5, 0.01, 64, 1242
 
 
+def abundances(rows: int) -> Iterator[np.ndarray]:
+    """`(rows, columns, K)`, strip by strip."""
+    field = dirichlet_field(STRIP, COLS, np.ones(K), 4.0, np.random.default_rng(0))
+    return (np.roll(field, first // STRIP, axis=2)[: rows - first] for first in range(0, rows, STRIP))
+
+
+def truth(rows: int, n_bands: int) -> xr.Dataset:
+    """As `Scene.reference`."""
+    wavelengths = np.linspace(400.0, 2500.0, n_bands).round(2)
+    return xr.Dataset({"abundances": (("y", "x", "endmember"), np.concatenate(list(abundances(rows)))),
+                       "endmembers": (("endmember", "wavelength"), absorption_spectra(K, wavelengths, 0))},
+                      coords={"endmember": [f"material {k}" for k in range(K)], "wavelength": wavelengths})
+
+
 def make(folder: Path, name: str, rows: int, n_bands: int) -> Path:
     """An ENVI file, strip by strip: one strip of smooth abundances, whose materials change places from strip to strip."""
-    wavelengths = np.linspace(400.0, 2500.0, n_bands)
-    spectra, random = absorption_spectra(K, wavelengths, 0), np.random.default_rng(0)
-    header = folder / f"{name}.hdr"
+    header, wavelengths, random = folder / f"{name}.hdr", np.linspace(400.0, 2500.0, n_bands), np.random.default_rng(1)
     if header.exists():
         return header
-    field = dirichlet_field(STRIP, COLS, np.ones(K), 4.0, random)
+    spectra = absorption_spectra(K, wavelengths, 0)
     with open(folder / f"{name}.img", "wb") as file:
-        for first in range(0, rows, STRIP):
-            z = np.roll(field, first // STRIP, axis=2)[: rows - first]
+        for z in abundances(rows):
             values = (z @ spectra + NOISE * random.standard_normal((*z.shape[:2], n_bands), np.float32)).astype(np.float32)
             values.transpose(0, 2, 1).tofile(file)
     listed = ", ".join(f"{each:.2f}" for each in wavelengths)

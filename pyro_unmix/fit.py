@@ -18,7 +18,6 @@ import xarray as xr
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.guide import UnmixingGuide
 from pyro_unmix.initialize import initialize
-from pyro_unmix.io import SceneFile
 from pyro_unmix.labels import check_labels
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.numerics import flush_denormals, one_thread, repeatable, seeded
@@ -154,7 +153,7 @@ class Fit:
 @one_thread()
 def fit(
     model: UnmixingModel,
-    scene: Scene | SceneFile,
+    scene: Scene,
     *,
     guide: str | UnmixingGuide = "spacnn",
     seed: int = 0,
@@ -178,7 +177,7 @@ def fit(
     model
         Left as it is; the result holds a filled copy.
     scene
-        Its reference, if any, is not read. Of a file (`open_scene_file`), a sample of it: `SceneFile.sample`.
+        Its reference, if any, is not read.
     guide
         "spacnn", "cnn", "mlp", or an `UnmixingGuide` (left as it is).
     seed
@@ -213,7 +212,6 @@ def fit(
     if names is None and isinstance(labels, xr.DataArray) and "endmember" in labels.coords:
         names = [str(name) for name in labels.endmember.values]
     config = config or FitConfig()
-    scene = scene.sample(seed=seed) if isinstance(scene, SceneFile) else scene
     guide = UnmixingGuide(guide) if isinstance(guide, str) else guide
     if model.n_endmembers != "auto":
         names = endmember_names(names, model.n_endmembers)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from sensor_files import MAP_INFO, braces, write_envi
-from short_fits import quiet_fit
 from test_cli import FILES, assert_refused, run, works
 
 import pyro_unmix as pu
@@ -113,13 +112,6 @@ def test_a_narrow_file(tmp_path, shape):
 def test_fewer_pixels_than_a_tile_has_and_none_with_data(tmp_path, file):
     with pytest.raises(InputError, match="at least 1295 pixels"):
         pu.open_scene_file(file).sample(1000)
-
-
-def test_a_fit_of_a_file_is_that_of_its_sample(file, monkeypatch):
-    opened = pu.open_scene_file(file)
-    monkeypatch.setattr(SceneFile, "sample", lambda file, seed: file.scene(slice(100, 120)).crop(x=slice(seed, seed + 20)))
-    fit = quiet_fit(pu.UnmixingModel(3, brightness="none"), opened, seed=2)
-    assert fit.scene_digest == opened.scene(slice(100, 120)).crop(x=slice(2, 22)).digest()
 
 
 SMALL = 150, 60

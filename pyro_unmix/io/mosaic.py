@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from pyro_unmix.errors import InputError
 from pyro_unmix.scene import Scene, gaps
@@ -122,9 +120,14 @@ def _along(image: np.ndarray, use: np.ndarray, axes: _Axes) -> np.ndarray:
     """
     pixels = np.where(use[..., None], image, np.float32(0.0))
     scores = (((_shape(pixels) if axes.shapes else pixels) - axes.mean) @ axes.components) * use[..., None]
-    sums, counts = (F.avg_pool2d(torch.from_numpy(each).movedim(-1, 0), 3, 1, 1) for each in
-                    (scores, use[..., None].astype(np.float32)))
-    return (sums / counts.clamp_min(0.1)).movedim(0, -1).numpy() @ axes.directions
+    return (_near(scores) / np.maximum(_near(use[..., None].astype(np.float32)), 1.0)) @ axes.directions
+
+
+def _near(maps: np.ndarray) -> np.ndarray:
+    """Sums over the nine pixels around each."""
+    padded = np.pad(maps, ((1, 1), (1, 1), (0, 0)))
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
 def _cut(file: SceneFile, tiles: list[_Tile]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
