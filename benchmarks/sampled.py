@@ -39,7 +39,8 @@ def main() -> None:
             call = f"fit({opened.format(scene=str(scene))}, {str(out)!r}, {seed})"
             imports = "import pyro_unmix as pu; from benchmarks.sampled import fit"
             seconds, memory = measured([sys.executable, "-c", f"{imports}; {call}"])
-            found = pu.evaluate(xr.load_dataset(out / "summary.nc", engine="h5netcdf"), reference)
+            summary = xr.load_dataset(out / "summary.nc", engine="h5netcdf")
+            found = pu.evaluate(summary, reference.sel(wavelength=summary.wavelength, method="nearest"))
             table.append({"way": way, "seed": seed, "RMSE": found.rmse, "SAD": found.sad, "seconds": seconds, "GB": memory})
             print(pd.DataFrame(table).round(4).to_string(index=False), flush=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import sys
 import warnings
 from dataclasses import replace
@@ -40,6 +41,7 @@ from pyro_unmix.metrics import evaluate as evaluate_summary
 from pyro_unmix.mixing import MIXINGS
 from pyro_unmix.model import UnmixingModel
 from pyro_unmix.predict import predict as predict_scene
+from pyro_unmix.predict import strips_folder
 from pyro_unmix.processes import is_first
 from pyro_unmix.run_folder import load_fit, save_run
 from pyro_unmix.scene import Scene
@@ -196,6 +198,7 @@ def fit(
         raise InputError("a --library to take the --materials from", "none")
     if not resume:  # what says that a fit is finished is the last to be written and the first to go
         (out_folder / _LAST).unlink(missing_ok=True)
+        shutil.rmtree(strips_folder(out_folder / "summary.nc"), ignore_errors=True)
     result = fit_scene(model, learned, guide=guide, seed=seed, config=settings, names=names, checkpoint=checkpoint,
                        resume=resume)
     if not is_first():

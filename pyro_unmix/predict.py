@@ -218,10 +218,16 @@ def _few_at_a_time(pool: Executor, work: partial, todo: list[tuple], most: int) 
             yield
 
 
+def strips_folder(path: Path) -> Path:
+    """Where the strips of an output lie until all are done."""
+    return path.parent / f".{path.name}.strips"
+
+
 @contextmanager
 def _parts_folder(path: Path, digest: str, resume: bool) -> Iterator[Path]:
     """A folder for strips beside `path`, removed at the end; kept where something goes wrong."""
-    folder = make_folder(path.parent) / f".{path.name}.strips"
+    folder = strips_folder(path)
+    make_folder(path.parent)
     told = folder / "work.json"
     if folder.exists() and not resume:
         shutil.rmtree(folder)

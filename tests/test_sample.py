@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -154,12 +155,16 @@ def test_a_run_that_was_killed_while_it_unmixed_goes_on(fit_command, tmp_path, m
         killed.setattr(prediction, "write_strips", _dies)
         assert run(*fit_command, tmp_path / "cut").code != 0
     assert (tmp_path / "cut" / ".summary.nc.strips" / "000002.npz").exists()
+    strips_of_another = tmp_path / "other" / ".summary.nc.strips"
+    shutil.copytree(tmp_path / "cut" / ".summary.nc.strips", strips_of_another)
+    (strips_of_another / "work.json").write_text('"another"')
     with monkeypatch.context() as counted:
         counted.setattr(prediction, "_work", _dies)  # nothing is left to be worked on
         works(*fit_command, tmp_path / "cut", "--resume")
     one, other = (xr.load_dataset(tmp_path / name / "summary.nc", engine="h5netcdf") for name in ("straight", "cut"))
     xr.testing.assert_equal(one, other)
     assert {path.name for path in (tmp_path / "cut").iterdir()} == FILES
+    works(*fit_command, tmp_path / "other")  # begins anew, whatever lies there
 
 
 def _dies(*_):
