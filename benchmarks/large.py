@@ -115,6 +115,13 @@ def least_squares(run: str, scene: str, out: str, method: str) -> None:
             maps.write(np.moveaxis(found, -1, 0), window=rasterio.windows.Window(0, first, cols, len(image)))
 
 
+def read(path: Path) -> None:
+    """So that all find it in memory, and none waits for the disk."""
+    with open(path, "rb") as file:
+        while file.read(2**24):
+            pass
+
+
 def measured(command: list[str], kill_after: float | None = None) -> tuple[float, float]:
     """Seconds of a process and, in GB, the most memory of it that was resident."""
     began = time.perf_counter()
@@ -143,6 +150,7 @@ def main() -> None:
         if not run.exists():
             corner = pu.open_scene_file(scene, drop=()).scene(slice(0, STRIP))
             save_fit(run, pu.fit(pu.UnmixingModel(K, brightness="none"), corner.crop(x=slice(0, STRIP)), guide=options.guide))
+        read(scene.with_suffix(".img"))
         out = options.folder / f"{name}.tif"
         predict = [sys.executable, "-m", "pyro_unmix", "predict", str(run), str(scene), "--out", str(out)]
         done = {"predict": measured(predict)}

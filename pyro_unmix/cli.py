@@ -70,7 +70,7 @@ KeepWater = Annotated[bool, typer.Option("--keep-water", help="Keep the bands of
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
 _LAST = "report.html"  # the last file of a run folder to be written
-_MOST_HELD = 2**28  # values of a scene that is fitted whole: a gigabyte, of which a fit holds a few copies
+_MOST_HELD = 2**26  # values of a scene that is fitted whole: 0.27 GB, of which a fit takes up to seventeen times as much
 
 Guide = Literal["spacnn", "cnn", "mlp"]
 Brightness = Literal["auto", "none", "pixel"]
@@ -166,13 +166,14 @@ def fit(
 ) -> None:
     """Fit a scene and write the run folder: summary.nc, config.json, weights.pt, history.csv, report.html.
 
-    Of a sensor's file of more than a gigabyte a sample of pixels is learned from, and all are unmixed strip by strip.
+    Of a sensor's file of more than 67 million values (2^26) a sample of pixels is learned from, and all are unmixed strip by
+    strip: it may be larger than memory.
     """
     settings = FitConfig.from_dict(_read_toml(config) if config else {})
     settings = settings if device is None else replace(settings, device=device)
     opened = _open_to_fit(scene, keep_water)
     if draws and isinstance(opened, SceneFile):
-        raise InputError("a scene of a gigabyte or less with --draws", f"'{opened.path.name}', which is read in parts",
+        raise InputError("a scene of 67 million values or fewer with --draws", f"'{opened.path.name}', which is read in parts",
                          "draw from a part of it in Python: see docs/large-scenes.md")
     make_folder(out_folder)
     checkpoint = out_folder / "checkpoint.pt"

@@ -61,7 +61,7 @@ def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, 
     """The maps of a summary as `NAME.img` and `NAME.hdr`, both whole or not at all."""
     # In a header a comma ends a name, and braces end the list of them.
     names = [str(name).translate(str.maketrans(",{}=", ";()-")) for name in shared.endmember.values]
-    with atomic_folder(path, room=room) as folder, needed("rasterio").Env(**_HEADER_ALONE):
+    with atomic_folder(path, room=room) as folder, needed("rasterio").Env(**raster.WRITING):
         made = folder / path.with_suffix(".img").name
         raster.write_maps(shared, (strip.assign_coords(endmember=names) for strip in strips), made, "ENVI")
         header = made.with_suffix(".hdr")

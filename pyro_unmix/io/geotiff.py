@@ -48,7 +48,7 @@ def write_summary(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, 
     rasterio = needed("rasterio")
     copy = needed("rasterio.shutil").copy
     # Plain, and packed with overviews.
-    with atomic_folder(path, room=3 * room) as folder, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+    with atomic_folder(path, room=3 * room) as folder, rasterio.Env(**raster.WRITING):
         plain = folder / f"plain-{path.name}"
         raster.write_maps(shared, strips, plain, "GTiff", bigtiff="IF_SAFER")
         copy(plain, folder / path.name, driver="COG", **_PACKED)
