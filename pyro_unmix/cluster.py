@@ -25,7 +25,8 @@ def dask_workers(address: str) -> Iterator[Executor]:
     distributed = needed("distributed")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what a cluster says of itself is no news of a scene
     try:
-        client = distributed.Client(None if address == "local" else address, timeout=_WAIT)
+        # Not the default: what else uses Dask in this process would ask it, also when it is gone.
+        client = distributed.Client(None if address == "local" else address, timeout=_WAIT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError("'local', or the address of a Dask scheduler that answers, such as tcp://127.0.0.1:8786",
                          f"'{address}' ({error})", "see what 'dask scheduler' says when it starts") from error

@@ -99,7 +99,7 @@ class Tiling:
         use, image = scene.mask.values, scene.reflectance.values
         if not use.all():
             image = np.where(use[..., None], image, np.float32(0.0))
-        self.image, self.use = (torch.from_numpy(np.require(each, requirements="W")).to(device) for each in (image, use))
+        self.image, self.use = (torch.from_numpy(np.require(each, requirements=["C", "W"])).to(device) for each in (image, use))
         self.labels = self.labelled = None
         if labels is not None:
             known = use & np.isfinite(labels).all(axis=-1)

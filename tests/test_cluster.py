@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import dask
 import distributed
 import pytest
 import xarray as xr
@@ -46,6 +47,7 @@ def test_an_address_where_nobody_answers(address, monkeypatch):
     monkeypatch.setattr("pyro_unmix.cluster._WAIT", "200ms")
     with pytest.raises(InputError, match="address of a Dask scheduler that answers"), dask_workers(address):
         pass
+    assert dask.config.get("scheduler", None) is None  # nothing else in this process would ask it from now on
 
 
 def test_workers_that_die(scheduler):
