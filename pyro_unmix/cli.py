@@ -171,7 +171,9 @@ def fit(
     """
     settings = FitConfig.from_dict(_read_toml(config) if config else {})
     settings = settings if device is None else replace(settings, device=device)
-    opened = _open_to_fit(scene, keep_water)
+    opened = _open_in_parts(scene, keep_water)
+    if isinstance(opened, SceneFile) and math.prod(opened.shape) <= _MOST_HELD:
+        opened = opened.whole()
     if draws and isinstance(opened, SceneFile):
         raise InputError("a scene of 67 million values or fewer with --draws", f"'{opened.path.name}', which is read in parts",
                          "draw from a part of it in Python: see docs/large-scenes.md")
@@ -227,7 +229,7 @@ def predict(
     out_file = check_output(out_file)
     make_folder(out_file.parent)
     fitted = load_fit(folder)
-    opened = _open_in_parts(scene, fitted.wavelengths)
+    opened = _open_in_parts(scene, wavelengths=fitted.wavelengths)
     if dask is None:
         predict_scene(fitted, opened, out_file, resume=resume)
     else:
@@ -415,24 +417,17 @@ def _version(show: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit()
 
 
-def _open(scene: str, keep_water: bool = False, *, wavelengths: np.ndarray | None = None) -> Scene:
+def _open(scene: str, keep_water: bool = False) -> Scene:
     if not Path(scene).exists() and scene in datasets.dataset_names():
         return datasets.load_dataset(scene)
-    return open_scene(scene, drop=() if keep_water else WATER_VAPOUR, wavelengths=wavelengths)
+    return open_scene(scene, drop=() if keep_water else WATER_VAPOUR)
 
 
-def _open_to_fit(scene: str, keep_water: bool) -> Scene | SceneFile:
-    """As `_open`; a sensor's file that is too large to be held stays where it is."""
-    if not (Path(scene).exists() and is_sensor_file(scene)):
-        return _open(scene, keep_water)
-    file = open_scene_file(scene, drop=() if keep_water else WATER_VAPOUR)
-    return file if math.prod(file.shape) > _MOST_HELD else Scene(**file.scene_parts(), name=file.name)
-
-
-def _open_in_parts(scene: str, wavelengths: np.ndarray | None) -> Scene | SceneFile:
+def _open_in_parts(scene: str, keep_water: bool = False, *, wavelengths: np.ndarray | None = None) -> Scene | SceneFile:
+    """As `_open`; nothing is held of a sensor's file."""
     if Path(scene).exists() and is_sensor_file(scene):
-        return open_scene_file(scene, wavelengths=wavelengths)
-    return _open(scene, wavelengths=wavelengths)
+        return open_scene_file(scene, drop=() if keep_water else WATER_VAPOUR, wavelengths=wavelengths)
+    return _open(scene, keep_water)
 
 
 def _georeference(scene: Scene) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyro_unmix.errors import InputError
-from pyro_unmix.scene import Scene, gaps
+from pyro_unmix.scene import Scene
 
 if TYPE_CHECKING:
     from pyro_unmix.io.scene_file import SceneFile
@@ -37,7 +37,7 @@ def mosaic(file: SceneFile, n_pixels: int, seed: int) -> Scene:
     if n_pixels < height * width:
         raise InputError(f"at least {height * width} pixels, those of a tile", f"{n_pixels}")
     if rows * cols <= n_pixels:
-        return Scene(**file.scene_parts(), name=file.name)
+        return file.whole()
     chosen = sorted(_chosen(file, n_pixels // (height * width), np.random.default_rng(seed)))
     across = int(np.ceil(len(chosen) ** 0.5))
     pitch = min(_TILE, rows) + _APART, min(_TILE, cols) + _APART
@@ -62,7 +62,7 @@ def _chosen(file: SceneFile, n_tiles: int, random: np.random.Generator) -> list[
     farthest: list[tuple[float, _Tile | None]] = [(-np.inf, None)] * (2 * _DIRECTIONS * len(axes))
     won: dict[_Tile, int] = {}
     for rows in _parts(file.shape[0]):
-        image, use = _read(file, *rows)
+        image, use = file.usable(slice(*rows))
         along = np.concatenate([_along(image, use, each) for each in axes], axis=2)
         for left, right in _parts(file.shape[1]):
             there = use[:, left:right]
@@ -133,11 +133,5 @@ def _near(maps: np.ndarray) -> np.ndarray:
 def _cut(file: SceneFile, tiles: list[_Tile]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Values and which pixels are in use of each of these tiles, row by row."""
     for rows, of_them in itertools.groupby(tiles, key=lambda tile: tile[:2]):
-        image, use = _read(file, *rows)
+        image, use = file.usable(slice(*rows))
         yield from ((image[:, tile.left : tile.right], use[:, tile.left : tile.right]) for tile in of_them)
-
-
-def _read(file: SceneFile, top: int, bottom: int) -> tuple[np.ndarray, np.ndarray]:
-    image, use = file.read([slice(top, bottom)])
-    broken, empty = gaps(image)
-    return image, use & ~(broken | empty)

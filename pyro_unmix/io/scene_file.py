@@ -109,11 +109,15 @@ class SceneFile:
             image /= np.float32(self.scale)
         return image, use
 
-    def scene(self, rows: slice) -> Scene | None:
-        """The scene of some rows; None where no pixel of them can be used."""
+    def usable(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Reflectance `(rows, columns, bands)` of some rows, and `(rows, columns)`, True where a pixel can be used."""
         image, use = self.read([rows])
         broken, empty = gaps(image)
-        use &= ~(broken | empty)
+        return image, use & ~(broken | empty)
+
+    def scene(self, rows: slice) -> Scene | None:
+        """The scene of some rows; None where no pixel of them can be used."""
+        image, use = self.usable(rows)
         if not use.any():
             return None
         ground = xr.Dataset(coords=self.coords).isel(y=rows).drop_dims("wavelength").coords
@@ -139,6 +143,10 @@ class SceneFile:
         with self.open_cube(self.path) as cube:
             spectra = _look(cube, self.bands)
         return spectra[np.isfinite(spectra).all(axis=1)] / np.float32(self.scale)
+
+    def whole(self) -> Scene:
+        """The scene of all of it."""
+        return Scene(**self.scene_parts(), name=self.name)
 
     def scene_parts(self) -> dict:
         """The parts of a `Scene` of all of it."""
