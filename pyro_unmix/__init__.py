@@ -1,6 +1,9 @@
 """Bayesian hyperspectral unmixing in Pyro."""
 
-from pyro_unmix import mixing, noise, paper, plot, priors, recipes, variability
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from pyro_unmix import mixing, noise, paper, priors, recipes, variability
 from pyro_unmix.compare import compare
 from pyro_unmix.datasets import load_dataset
 from pyro_unmix.encoders import ConvEncoder, PixelEncoder, SpatialAttentionEncoder
@@ -23,6 +26,9 @@ from pyro_unmix.simulate import simulate_scene
 from pyro_unmix.tiles import Tiles, Tiling, whole
 from pyro_unmix.transfer import transfer
 
+if TYPE_CHECKING:
+    from pyro_unmix import plot
+
 __all__ = [
     "ConvEncoder", "DirichletHead", "Fit", "FitConfig", "FitDiverged", "InputError", "LogisticNormalHead", "PixelEncoder",
     "Posterior", "ProcessLost", "RefinedPosterior", "Scene", "SceneFile", "SimplexNormalHead", "SoftmaxHead",
@@ -31,3 +37,14 @@ __all__ = [
     "open_library", "open_scene", "open_scene_file", "paper", "plot", "predict", "priors", "recipes", "refine", "save_run",
     "save_scene", "simulate_scene", "transfer", "variability", "whole",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`plot` is imported when it is first asked for: matplotlib takes a while, and most of what is done draws nothing."""
+    if name == "plot":
+        return importlib.import_module("pyro_unmix.plot")
+    raise AttributeError(f"module 'pyro_unmix' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

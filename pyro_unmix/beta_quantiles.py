@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from pyro_unmix.interpolation import cell
@@ -39,7 +39,7 @@ def _table(levels: tuple[float, ...]) -> Tensor:
     a, b = np.meshgrid(nodes, nodes, indexing="ij")
     opposite = {level: round(1.0 - level, 12) for level in levels}
     # What has no digits left is nothing, whatever its logarithm.
-    logarithms = {level: np.log(np.maximum(stats.beta.ppf(level, a, b), 1e-300)) for level in {*opposite, *opposite.values()}}
+    logarithms = {level: np.log(np.maximum(special.betaincinv(a, b, level), 1e-300)) for level in {*opposite, *opposite.values()}}
     # 1 - x has the parameters the other way round.
     logits = [logarithms[level] - logarithms[opposite[level]].T for level in levels]
     return torch.from_numpy(np.stack([(logit - np.log(a / b)) / np.sqrt(1.0 / a + 1.0 / b) for logit in logits], axis=-1)

@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import typer
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
@@ -70,7 +72,7 @@ KeepWater = Annotated[bool, typer.Option("--keep-water", help="Keep the bands of
 Smoke = Annotated[bool, typer.Option("--smoke", help="Only try it: few steps, few pixels, one seed, one scene.")]
 
 _LAST = "report.html"  # the last file of a run folder to be written
-_MOST_HELD = 2**26  # values of a scene that is fitted whole: 0.27 GB, of which a fit takes up to seventeen times as much
+_MOST_HELD = 2**26  # values of a scene that is held whole: 0.27 GB, of which a fit takes up to seventeen times as much
 
 Guide = Literal["spacnn", "cnn", "mlp"]
 Brightness = Literal["auto", "none", "pixel"]
@@ -115,16 +117,20 @@ def demo(out_folder: OutFolder = Path("pyro-unmix-demo"), seed: Seed = 0) -> Non
 
 @app.command()
 def info(scene: SceneArgument, keep_water: KeepWater = False) -> None:
-    """Say what is in a scene, and what of its file is left out."""
+    """Say what is in a scene, and what of its file is left out.
+
+    Of a sensor's file of more than 67 million values (2^26) some rows are looked at.
+    """
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UnmixWarning)
-        opened = _open(scene, keep_water)
+        opened = _open_to_hold(scene, keep_water)
     rows, cols, bands = opened.shape
-    pixels = opened.pixels()
+    pixels = opened.pixels() if isinstance(opened, Scene) else opened.spread_spectra()
     table = Table(show_header=False, box=None)
     table.add_row("scene", opened.name)
     table.add_row("size", f"{rows} rows x {cols} columns x {bands} bands")
-    table.add_row("pixels in use", f"{opened.n_pixels} of {rows * cols} ({100 * opened.n_pixels / (rows * cols):.1f} %)")
+    table.add_row("pixels in use" if isinstance(opened, Scene) else "pixels looked at",
+                  f"{len(pixels)} of {rows * cols} ({100 * len(pixels) / (rows * cols):.1f} %)")
     known = opened.wavelengths
     table.add_row("wavelengths", "unknown" if known is None else f"{known.min():.1f} to {known.max():.1f} nm"
                   + ("" if (known[1:] > known[:-1]).all() else ", not in increasing order"))
@@ -135,11 +141,12 @@ def info(scene: SceneArgument, keep_water: KeepWater = False) -> None:
                       "materials that vary add to them")
     except InputError as error:
         table.add_row("endmembers", f"no estimate: {error}")
-    if opened.reference is not None:
+    if isinstance(opened, Scene) and opened.reference is not None:
         names = ", ".join(map(str, opened.reference.endmember.values))
         table.add_row("reference", f"{', '.join(map(str, opened.reference))} of {names}")
-    if "spatial_ref" in opened.reflectance.coords:
-        table.add_row("georeference", _georeference(opened))
+    coords = opened.reflectance.coords if isinstance(opened, Scene) else xr.Dataset(coords=opened.coords).coords
+    if "spatial_ref" in coords:
+        table.add_row("georeference", _georeference(coords))
     for note in notes:
         table.add_row("note", str(note.message))
     out.print(table)
@@ -171,9 +178,7 @@ def fit(
     """
     settings = FitConfig.from_dict(_read_toml(config) if config else {})
     settings = settings if device is None else replace(settings, device=device)
-    opened = _open_in_parts(scene, keep_water)
-    if isinstance(opened, SceneFile) and math.prod(opened.shape) <= _MOST_HELD:
-        opened = opened.whole()
+    opened = _open_to_hold(scene, keep_water)
     if draws and isinstance(opened, SceneFile):
         raise InputError("a scene of 67 million values or fewer with --draws", f"'{opened.path.name}', which is read in parts",
                          "draw from a part of it in Python: see docs/large-scenes.md")
@@ -430,10 +435,16 @@ def _open_in_parts(scene: str, keep_water: bool = False, *, wavelengths: np.ndar
     return _open(scene, keep_water)
 
 
-def _georeference(scene: Scene) -> str:
-    about = scene.reflectance.spatial_ref.attrs
+def _open_to_hold(scene: str, keep_water: bool) -> Scene | SceneFile:
+    """As `_open`; a sensor's file that is too large to be held is left where it is."""
+    opened = _open_in_parts(scene, keep_water)
+    return opened.whole() if isinstance(opened, SceneFile) and math.prod(opened.shape) <= _MOST_HELD else opened
+
+
+def _georeference(coords: Mapping) -> str:
+    about = coords["spatial_ref"].attrs
     name = about.get("projected_crs_name", about.get("geographic_crs_name", "an unnamed reference system"))
-    x, y = scene.reflectance.x.values, scene.reflectance.y.values
+    x, y = coords["x"].values, coords["y"].values
     return f"{name}, x {x.min():.10g} to {x.max():.10g}, y {y.min():.10g} to {y.max():.10g}"
 
 

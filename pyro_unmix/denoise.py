@@ -51,10 +51,14 @@ class NonLocalMeans(nn.Module):
 
         `reflectance` is finite everywhere; `valid` `(batch, height, width)` says which pixels to use; the others come out zero.
         """
+        maps = torch.einsum("pl,bphw->blhw", self.directions, self.coordinates(reflectance, valid)) + self.mean[:, None, None]
+        return maps * valid[:, None]
+
+    def coordinates(self, reflectance: Tensor, valid: Tensor) -> Tensor:
+        """Of denoised spectra, along `directions` from `mean`: `(batch, n_components, height, width)`."""
         counts = valid[:, None].to(reflectance.dtype)
         middle = (self.directions @ self.mean)[:, None, None]
-        maps = (torch.einsum("pl,blhw->bphw", self.directions, reflectance) - middle) * counts
-        return (torch.einsum("pl,bphw->blhw", self.directions, self._means(maps, counts)) + self.mean[:, None, None]) * counts
+        return self._means((torch.einsum("pl,blhw->bphw", self.directions, reflectance) - middle) * counts, counts)
 
     def _means(self, maps: Tensor, counts: Tensor) -> Tensor:
         """Of the components `maps` `(batch, n_components, height, width)`; `counts` `(batch, 1, height, width)` is 1 or 0."""
@@ -70,9 +74,11 @@ class NonLocalMeans(nn.Module):
             both = counts[here] * counts[there]
             apart = _patch_sum(both * (maps[here] - maps[there]).square().sum(dim=1, keepdim=True))
             apart = apart / _patch_sum(both).clamp_min(1.0)
-            weight = both * torch.exp(-(apart - expected).clamp_min(0.0) / (0.5 * expected).clamp_min(1e-30))
+            # From 80 on the exponential takes many times as long: it is no normal number.
+            unlike = ((apart - expected) / (0.5 * expected).clamp_min(1e-30)).clamp(0.0, 80.0)
+            weight = both * torch.exp(-unlike)
             for to, start in ((here, there), (there, here)):
-                total[to] += weight * maps[start]
+                total[to].addcmul_(weight, maps[start])
                 weights[to] += weight
         return total / weights.clamp_min(1e-30)
 
@@ -119,4 +125,10 @@ class FieldMeans(NonLocalMeans):
 
 
 def _patch_sum(maps: Tensor) -> Tensor:
-    return F.avg_pool2d(maps, 2 * _PATCH + 1, stride=1, padding=_PATCH) * (2 * _PATCH + 1) ** 2
+    for dim in (-2, -1):
+        length, found = maps.shape[dim], maps.clone()
+        for step in range(1, min(_PATCH, length - 1) + 1):
+            found.narrow(dim, step, length - step).add_(maps.narrow(dim, 0, length - step))
+            found.narrow(dim, 0, length - step).add_(maps.narrow(dim, step, length - step))
+        maps = found
+    return maps

@@ -113,16 +113,18 @@ class SimplexNormal(TorchDistribution):
         shape = torch.broadcast_shapes(uniform.shape[:-1], self.batch_shape)
         rest = torch.ones(shape, dtype=self.loc.dtype, device=self.loc.device)
         drawn: list[Tensor] = []
+        # Found once for all, so that the tables of each are too.
+        kinds = None if self.concentration is None else self.concentration.unique(return_inverse=True)
         for j in range(self.loc.shape[-1]):
             mean = self.loc[..., j].expand(shape)
             for i, before in enumerate(drawn):
                 mean = mean + self.coefficients[..., j, i] * (before - self.loc[..., i])
             quantile = uniform[..., j].expand(shape)
-            if self.concentration is None:
+            if kinds is None:
                 scale = self.scale[..., j]
                 value = mean + scale * truncated_normal(-mean / scale, (rest - mean) / scale, quantile)
             else:
-                value = pole_quantile(mean, self.scale[..., j], rest, self.concentration[..., j], quantile)
+                value = pole_quantile(mean, self.scale[..., j], rest, kinds[0], kinds[1][..., j], quantile)
             value = torch.minimum(value.clamp_min(0.0), rest)
             drawn.append(value)
             rest = rest - value

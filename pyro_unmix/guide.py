@@ -19,9 +19,9 @@ from pyro_unmix.encoders import ConvEncoder, Encoder, PixelEncoder, SpatialAtten
 from pyro_unmix.errors import InputError
 from pyro_unmix.heads import HEADS, BrightnessHead, Head
 from pyro_unmix.initialize import Start
-from pyro_unmix.least_squares import LeastSquares, least_squares, pulled_in
+from pyro_unmix.least_squares import LeastSquares, in_few_coordinates, least_squares, pulled_in
 from pyro_unmix.likelihood import noise_cholesky
-from pyro_unmix.mixing import n_directions
+from pyro_unmix.mixing import Linear, n_directions
 from pyro_unmix.tiles import Tiles
 
 ENCODERS: dict[str, Callable[[], Encoder]] = {"spacnn": SpatialAttentionEncoder, "cnn": ConvEncoder, "mlp": PixelEncoder}
@@ -228,12 +228,16 @@ class UnmixingGuide(PyroModule):
     @torch.no_grad()
     def estimate(self, tiles: Tiles) -> LeastSquares:
         """Least squares of the pixels that count: where the guide starts from."""
-        reflectance = tiles.reflectance if self.denoise is None else self.denoise(tiles.reflectance, tiles.valid)
-        pixels, endmembers, with_brightness = tiles.select(reflectance), self.endmembers.loc(), self.brightness is not None
-        if self.noise.degrees_of_freedom is not None:
-            pixels = pulled_in(pixels, endmembers, self.noise.loc.exp(), self.noise.degrees_of_freedom, with_brightness,
-                               self.mixing)
-        return least_squares(pixels, endmembers, self.noise.cholesky(), brightness=with_brightness, mixing=self.mixing)
+        endmembers, noise, with_brightness = self.endmembers.loc(), self.noise.cholesky(), self.brightness is not None
+        heavy = self.noise.degrees_of_freedom
+        if self.denoise is not None and heavy is None and isinstance(self.mixing, Linear):
+            denoised = tiles.select(self.denoise.coordinates(tiles.reflectance, tiles.valid))
+            few = in_few_coordinates(denoised, self.denoise.mean, self.denoise.directions, endmembers, noise)
+            return LeastSquares(*(each.to(denoised) for each in least_squares(*few, brightness=with_brightness)))
+        pixels = tiles.select(tiles.reflectance if self.denoise is None else self.denoise(tiles.reflectance, tiles.valid))
+        if heavy is not None:
+            pixels = pulled_in(pixels, endmembers, self.noise.loc.exp(), heavy, with_brightness, self.mixing)
+        return least_squares(pixels, endmembers, noise, brightness=with_brightness, mixing=self.mixing)
 
     def log_prob(self, tiles: Tiles, abundances: Tensor, brightness: Tensor | None) -> Tensor:
         """log q(abundances, brightness | tiles), `(n_pixels,)`; without the brightness where it is None."""

@@ -78,6 +78,21 @@ def least_squares(pixels: Tensor, endmembers: Tensor, noise_cholesky: Tensor, *,
     return LeastSquares(abundances, total, free.to(dtype), covariance.to(dtype))
 
 
+def in_few_coordinates(coordinates: Tensor, mean: Tensor, directions: Tensor, endmembers: Tensor,
+                       noise_cholesky: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `least_squares` of linear mixing is given, in coordinates of the space that pixels and endmembers span: they are the
+    same there, and most of the bands need not be looked at.
+
+    Pixels are `mean` `(L,)` and `coordinates` `(n, p)` along `directions` `(p, L)`. At most p + 1 + K numbers are left of each,
+    of 64 bits: with 32, what is rounded off many bands, each a little, would be rounded off one.
+    """
+    basis = torch.linalg.qr(torch.cat([mean[None], directions, endmembers]).double().T).Q
+    white = whiten(basis.T, noise_cholesky.double())
+    mean, directions, endmembers = (each.double() @ basis for each in (mean, directions, endmembers))
+    pixels = torch.addmm(mean, coordinates.double(), directions)
+    return pixels, endmembers, torch.linalg.cholesky(torch.linalg.inv(white @ white.T))
+
+
 def pulled_in(pixels: Tensor, endmembers: Tensor, scale: Tensor, degrees_of_freedom: Tensor, brightness: bool,
               mixing: nn.Module | None = None) -> Tensor:
     """`pixels` `(n, L)` with single readings that are off brought near to what the others say.

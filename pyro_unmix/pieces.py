@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
-from scipy import stats
+from scipy import special
 from torch import Tensor
 from torch.distributions import Dirichlet
 
@@ -103,7 +103,7 @@ class GuidePiece(Piece):
         if not isinstance(self.q_abundances, Dirichlet):
             return (self.sample(_DRAWS)[0] > threshold).double().mean(dim=0)
         a = self.q_abundances.concentration.double().numpy()
-        return torch.as_tensor(stats.beta.sf(threshold, a, a.sum(axis=1, keepdims=True) - a))
+        return torch.as_tensor(special.betaincc(a, a.sum(axis=1, keepdims=True) - a, threshold))
 
     def sample(self, n_draws: int) -> tuple[Tensor, Tensor | None]:
         shape = torch.Size([n_draws])

@@ -57,13 +57,16 @@ def log_below(peak: Tensor, z: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def pole_quantile(mean: Tensor, scale: Tensor, rest: Tensor, concentration: Tensor, uniform: Tensor) -> Tensor:
-    """The quantile `uniform` of the density z^(a - 1) exp(-(z - mean)^2 / 2 scale^2) on (0, rest). Shapes are broadcast."""
-    values, kind = concentration.unique(return_inverse=True)
-    mean, scale, rest, concentration, uniform, kind = torch.broadcast_tensors(mean, scale, rest, concentration, uniform, kind)
-    if len(values) > _MOST_TABLES:
+def pole_quantile(mean: Tensor, scale: Tensor, rest: Tensor, concentrations: Tensor, kind: Tensor, uniform: Tensor) -> Tensor:
+    """The quantile `uniform` of the density z^(a - 1) exp(-(z - mean)^2 / 2 scale^2) on (0, rest).
+
+    Shapes are broadcast, but for that of `concentrations` `(m,)`, of which `kind` says by its number which is a.
+    """
+    mean, scale, rest, kind, uniform = torch.broadcast_tensors(mean, scale, rest, kind, uniform)
+    concentration = concentrations[kind]
+    if len(concentrations) > _MOST_TABLES:
         return _quantile_in_cells(mean, scale, rest, concentration, uniform)
-    tables = torch.stack([_table(float(value)) for value in values]).to(mean)
+    tables = _tables(tuple(concentrations.tolist()), mean.dtype, mean.device)
     found = _quantile_in_table(tables, kind, mean, scale, rest, concentration, uniform)
     far = mean > _HIGHEST * scale
     roomy = (torch.minimum(mean, rest) > _ROOM * scale) & (mean - rest < _BEYOND * scale)
@@ -125,6 +128,11 @@ def _quantile_in_table(tables: Tensor, kind: Tensor, mean: Tensor, scale: Tensor
 def _evened(mean: Tensor) -> Tensor:
     """A scale along which the shape of the density changes evenly; `_FIRST` is where it begins."""
     return torch.where(mean > 0.0, mean, -torch.log1p(-mean.clamp_max(0.0)))
+
+
+@lru_cache(maxsize=2)  # they are large, and a fit has one set of them
+def _tables(concentrations: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.stack([_table(each) for each in concentrations]).to(device, dtype)
 
 
 @lru_cache(maxsize=_MOST_TABLES)

@@ -303,10 +303,13 @@ class Posterior:
 
     def _reconstruction_rmse(self, maps: Maps, endmembers: Tensor) -> np.ndarray:
         error = np.full(maps.mean.shape[:2], np.nan)
-        for row in range(len(error)):  # row by row: a reconstruction of the whole scene would be as large as the scene in float64
-            brightness = None if maps.brightness is None else torch.as_tensor(maps.brightness[row])
-            mixed = predictive.mean_spectrum(self._fit.model, torch.as_tensor(maps.mean[row]), endmembers.double(), brightness)
-            error[row] = np.sqrt(np.mean((self.scene.reflectance.values[row] - mixed.numpy()) ** 2, axis=-1))
+        endmembers, abundances = endmembers.float(), torch.from_numpy(maps.mean.astype(np.float32))
+        light = None if maps.brightness is None else torch.from_numpy(maps.brightness.astype(np.float32))
+        # Row by row: a reconstruction of the whole scene would be as large as the scene.
+        for row, spectra in enumerate(self.scene.reflectance.values):
+            brightness = None if light is None else light[row]
+            left = spectra - predictive.mean_spectrum(self._fit.model, abundances[row], endmembers, brightness).numpy()
+            error[row] = np.sqrt(np.einsum("xl,xl->x", left, left) / left.shape[1])
         return np.where(self.scene.mask.values, error, np.nan)
 
     def _findings(self, scene: Scene, maps: Maps) -> list[Finding]:

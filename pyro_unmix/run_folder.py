@@ -31,7 +31,6 @@ from pyro_unmix.posterior import Posterior
 from pyro_unmix.predict import predict
 from pyro_unmix.priors import MVNEndmembers
 from pyro_unmix.refine.shared import Shared
-from pyro_unmix.report import save_pixels, write_report
 from pyro_unmix.simulator_check import Simulated
 
 _PARTS = ("abundances", "endmembers", "mixing", "brightness", "noise", "variability")
@@ -88,6 +87,8 @@ def save_run(folder: str | os.PathLike, fit: Fit, posterior: Posterior | SceneFi
     InputError
         The folder cannot be written to, or draws of a scene in its file.
     """
+    from pyro_unmix.report import save_pixels, write_report  # plots take long to import, and a fit is often only loaded
+
     if isinstance(posterior, SceneFile) and draws:
         raise InputError("a scene that is held in memory, to keep draws of", f"'{posterior.path.name}', which is read in parts",
                          "draw from a part of it: fit.posterior(file.scene(slice(0, 100))).draws()")

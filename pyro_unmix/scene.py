@@ -45,6 +45,11 @@ class Scene:
         Wrong shape, no usable pixel, a band without any finite value, wavelengths or widths of the wrong length.
     """
 
+    name: str
+    reflectance: xr.DataArray
+    mask: xr.DataArray
+    reference: xr.Dataset | None
+
     def __init__(
         self,
         image: np.ndarray | xr.DataArray,
@@ -75,12 +80,21 @@ class Scene:
         fwhm = _check_widths(fwhm, values.shape[2])
         use = _check_mask(mask, values, wavelengths)
 
-        self.name = name
-        self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), name="reflectance",
-                                        coords=scene_coords(values.shape, wavelengths, fwhm, kept))
+        self._hold(values, use, scene_coords(values.shape, wavelengths, fwhm, kept), name)
+        self.reference = check_reference(abundances, endmembers, names, self.reflectance, brightness)
+
+    @classmethod
+    def of_checked(cls, values: np.ndarray, use: np.ndarray, coords: dict, name: str) -> Scene:
+        """From float32 values `(y, x, wavelength)` whose pixels `use` `(y, x)` are known to have data, with `scene_coords`."""
+        scene = cls.__new__(cls)
+        scene._hold(values, use, coords, name)
+        return scene
+
+    def _hold(self, values: np.ndarray, use: np.ndarray, coords: dict, name: str) -> None:
+        self.name, self.reference = name, None
+        self.reflectance = xr.DataArray(values, dims=("y", "x", "wavelength"), name="reflectance", coords=coords)
         self.mask = xr.DataArray(use, dims=("y", "x"), coords={k: v for k, v in self.reflectance.coords.items()
                                                                if "wavelength" not in v.dims}, name="mask")
-        self.reference = check_reference(abundances, endmembers, names, self.reflectance, brightness)
 
     @property
     def shape(self) -> tuple[int, int, int]:

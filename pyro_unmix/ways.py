@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from pyro_unmix.errors import InputError
@@ -195,6 +194,8 @@ def best_source(fit: Fit, scene: Scene, n_shared: int, n_draws: int, bar: StageP
 def _growth(residuals: Tensor, norms: Tensor) -> float:
     """Power of the norms `(n,)` of pixels that the norms of their residuals `(n, L)` grow with, from 0, the same for all, to 1,
     proportional: the median of the slopes between two pixels (Sen 1968, JASA 63), as few pixels may be strange."""
+    from scipy import stats  # takes long to import, and only this needs it
+
     sizes, norms = residuals[:_GROWING].norm(dim=1).clamp_min(_LEAST), norms[:_GROWING]
     if norms.min() == norms.max():
         return 0.0

@@ -16,7 +16,7 @@ import torch
 from short_fits import CONFIG, K, L, quiet_fit, weights
 
 import pyro_unmix as pu
-from pyro_unmix import cli, run_folder
+from pyro_unmix import cli, report
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.numerics import seeded
 from pyro_unmix.processes import Processes, together
@@ -99,7 +99,7 @@ def command_line(*arguments: object) -> str:
     """What a command prints, on either channel."""
     said = io.StringIO()
     with (mock.patch.object(sys, "argv", ["pyro-unmix", *map(str, arguments)]), contextlib.redirect_stdout(said),
-          contextlib.redirect_stderr(said), mock.patch.object(run_folder, "write_report"), contextlib.suppress(SystemExit)):
+          contextlib.redirect_stderr(said), mock.patch.object(report, "write_report"), contextlib.suppress(SystemExit)):
         cli.main()
     return said.getvalue()
 

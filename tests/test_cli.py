@@ -25,7 +25,7 @@ import torch
 import xarray as xr
 
 import pyro_unmix as pu
-from pyro_unmix import cli, run_folder
+from pyro_unmix import cli, report
 from pyro_unmix.benchmark import methods, scenes
 from pyro_unmix.benchmark.scenes import Entry
 from pyro_unmix.experiments import ablation, contexts
@@ -109,14 +109,14 @@ def drawn_elsewhere(folder):
 
 @pytest.fixture
 def no_report(monkeypatch):
-    monkeypatch.setattr(run_folder, "write_report", drawn_elsewhere)
+    monkeypatch.setattr(report, "write_report", drawn_elsewhere)
 
 
 @pytest.fixture(scope="module")
 def finished(folder, options):
     """The folder of a fit with draws; not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "write_report", drawn_elsewhere)
+        patch.setattr(report, "write_report", drawn_elsewhere)
         works(*options, "--seed", 7, "--draws", 5, "--out", folder / "run")
     return folder / "run"
 

@@ -17,7 +17,7 @@ from short_fits import CONFIG, quiet_fit
 import pyro_unmix as pu
 from pyro_unmix.heads import LogisticNormalHead, SimplexNormalHead
 from pyro_unmix.initialize import informed_endmembers
-from pyro_unmix.least_squares import LeastSquares
+from pyro_unmix.least_squares import LeastSquares, least_squares
 
 K, L = 3, 12
 
@@ -140,6 +140,22 @@ def test_stands_at_the_least_squares_estimate(filled, scene):
     torch.testing.assert_close(brightness.loc.exp(), start.brightness, atol=0, rtol=2e-3)
     torch.testing.assert_close(guide.endmembers().mean, start.endmembers)
     torch.testing.assert_close(guide.noise().base_dist.loc.exp(), start.noise_scale)
+
+
+@pytest.mark.parametrize("brightness", ["pixel", None])
+def test_least_squares_of_denoised_spectra_need_no_spectra(scene, brightness):
+    """They are found in a few coordinates, and are those of all bands."""
+    prior = informed_endmembers(scene.reference.endmembers.values, scene, K)
+    model, start = pu.initialize(pu.UnmixingModel(K, endmembers=prior, brightness=brightness or "none"), scene)
+    guide, tiles = pu.UnmixingGuide("mlp").bind(start), pu.whole(scene)
+    assert guide.denoise is not None
+    denoised = tiles.select(guide.denoise(tiles.reflectance, tiles.valid))
+    found = guide.estimate(tiles)
+    expected, noisy = (least_squares(pixels, guide.endmembers.loc().detach(), guide.noise.cholesky().detach(),
+                                     brightness=brightness is not None) for pixels in (denoised, tiles.pixels()))
+    for name, one, other in zip(found._fields, found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    assert (found.free - noisy.free).abs().max() > 1e-2
 
 
 def test_head_keeps_its_floor_and_its_bound():

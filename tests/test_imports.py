@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -202,3 +204,12 @@ def test_a_module_in_order_is_let_pass(tmp_path, text):
         (tmp_path / name).write_text("")
     (tmp_path / "posterior.py").write_text(text)
     assert not violations(tmp_path)
+
+
+def test_what_is_slow_to_import_is_imported_when_it_is_used():
+    """In a process of its own: here everything has been imported."""
+    slow = "matplotlib", "scipy.stats", "arviz", "rasterio", "dask"
+    code = f"import sys, pyro_unmix.cli as _; print([each for each in {slow} if each in sys.modules])"
+    code += "; import pyro_unmix as pu; print('plot' in dir(pu), pu.plot.__name__, 'matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "True pyro_unmix.plot True"]

@@ -82,7 +82,7 @@ def test_a_geotiff_is_cloud_optimised_with_overviews_and_says_what_made_it(tmp_p
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(tmp_path / "maps.tif") as file:
             assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and file.overviews(1)[:1] == [2]
-            assert file.block_shapes[0] == (512, 512)
+            assert file.block_shapes[0] == (256, 256)
             assert file.tags()["program"] == "pyro_unmix" and file.tags()["seed"] == "3" and file.crs is None
             np.testing.assert_array_equal(file.read(1), large.abundance_mean[:, :, 0])
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_unmix.least_squares import constrained, least_squares
+from pyro_unmix.least_squares import constrained, in_few_coordinates, least_squares
 
 K, L, N = 3, 12, 20_000
 
@@ -50,3 +50,27 @@ def test_two_endmembers_of_one_spectrum_break_nothing(endmembers):
     twins = torch.cat([endmembers, endmembers[:1]])
     estimate = least_squares(torch.rand(5, L), twins, torch.full((L,), 0.01), brightness=True)
     assert all(torch.isfinite(part).all() for part in estimate)
+
+
+@pytest.mark.parametrize("brightness", [True, False])
+@pytest.mark.parametrize("correlated", [True, False])
+@pytest.mark.parametrize("n_directions, apart", [(4, 0.1), (2, 0.0), (L - 1, 0.1)],
+                         ids=["few", "endmembers in the space of the pixels", "as many as bands"])
+def test_few_coordinates_say_what_all_bands_say(endmembers, brightness, correlated, n_directions, apart):
+    """Also where directions and endmembers depend on each other."""
+    torch.manual_seed(0)
+    directions = torch.linalg.qr(torch.cat([endmembers - endmembers.mean(dim=0), torch.randn(L, L)]).T).Q.T[:n_directions]
+    mean, coordinates = endmembers.mean(dim=0), 0.3 * torch.randn(200, n_directions)
+    endmembers = endmembers + apart * torch.rand(K, L)
+    noise = torch.linspace(0.005, 0.03, L)
+    if correlated:
+        noise = noise[:, None] * torch.linalg.cholesky(0.5 ** (torch.arange(L)[:, None] - torch.arange(L)).abs())
+    expected = least_squares(mean + coordinates @ directions, endmembers, noise, brightness=brightness)
+    few = in_few_coordinates(coordinates, mean, directions, endmembers, noise)
+    assert few[0].shape[1] == few[1].shape[1] == len(few[2]) == min(n_directions + 1 + K, L)
+    found = least_squares(*few, brightness=brightness)
+    for name, one, other in zip(found._fields, found, expected, strict=True):
+        torch.testing.assert_close(one.to(other), other, rtol=1e-3, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+    # Negative control: taken for the noise of as many bands, what is left of it is noticed.
+    wrong = least_squares(*few[:2], few[2].diagonal(), brightness=brightness)
+    assert ((wrong.covariance - expected.covariance).abs() / expected.covariance.abs().amax()).max() > 0.02

@@ -14,7 +14,7 @@ import xarray as xr
 from torch import nn
 
 import pyro_unmix as pu
-from pyro_unmix import noise, priors, run_folder
+from pyro_unmix import noise, priors, report
 from pyro_unmix.initialize import informed_endmembers
 from pyro_unmix.run_folder import save_fit
 
@@ -63,7 +63,7 @@ def assert_same(loaded, fit, scene):
 
 
 def test_a_run_is_the_files_of_the_contract(fit, scene, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "write_report", lambda folder: (folder / "report.html").touch())  # drawn further down
+    monkeypatch.setattr(report, "write_report", lambda folder: (folder / "report.html").touch())  # drawn further down
     posterior = fit.posterior(scene)
     run = pu.save_run(tmp_path / "deep" / "run", fit, posterior)
     assert {path.name for path in run.iterdir()} == FILES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 
@@ -146,6 +147,13 @@ def test_the_command_fits_a_part_and_unmixes_all(fit_command, tmp_path, values):
         np.testing.assert_array_equal(pixels.reflectance.values, shown)
     assert json.loads((folder / "config.json").read_text())["scene"] == "scene"
     assert works(*fit_command, folder, "--resume").out.strip().endswith("nothing to resume")
+
+
+def test_the_command_says_what_is_in_it_from_some_of_its_rows(fit_command, values):
+    said = " ".join(works("info", fit_command[1]).out.split())
+    assert f"150 rows x 60 columns x {L} bands" in said and "georeference" in said and "endmembers about 3" in said
+    looked_at = re.search(r"pixels looked at (\d+) of 9000", said)
+    assert looked_at and int(looked_at[1]) == 150 * 60 - 1  # one has no data
 
 
 def test_a_run_that_was_killed_while_it_unmixed_goes_on(fit_command, tmp_path, monkeypatch):

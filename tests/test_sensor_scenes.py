@@ -11,7 +11,7 @@ from short_fits import quiet_fit
 from test_cli import assert_refused, drawn_elsewhere, run, works
 
 import pyro_unmix as pu
-from pyro_unmix import run_folder
+from pyro_unmix import report, run_folder
 from pyro_unmix.initialize import informed_endmembers
 
 ENMAP = "original/EnMAP-Box__enmap-box__enmap_potsdam_tile_160_64.tif"
@@ -24,7 +24,7 @@ def saved_fit(scene, folder):
     model = pu.UnmixingModel(2, endmembers=informed_endmembers(np.stack([dark, bright]), scene, 2), brightness="none")
     fit = quiet_fit(model, scene)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_folder, "write_report", drawn_elsewhere)
+        patch.setattr(report, "write_report", drawn_elsewhere)
         run_folder.save_run(folder, fit, fit.posterior(scene))
     return folder
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy import special
 
 from pyro_unmix.errors import InputError
 
@@ -103,7 +103,7 @@ def uniformity(ranks: np.ndarray, n_draws: int) -> np.ndarray:
     share = np.bincount(np.arange(n_draws + 1) * bins // (n_draws + 1)) / (n_draws + 1)
     counts = np.stack([(ranks * bins // (n_draws + 1) == each).sum(axis=0) for each in range(bins)], axis=-1)
     expected = share * len(ranks)
-    return stats.chi2.sf(((counts - expected) ** 2 / expected).sum(axis=-1), bins - 1)
+    return special.chdtrc(bins - 1, ((counts - expected) ** 2 / expected).sum(axis=-1))
 
 
 def crps(draws: Array, truth: Array, weights: np.ndarray | None = None) -> np.ndarray:

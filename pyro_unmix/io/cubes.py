@@ -89,5 +89,14 @@ def read_rows(cube: Cube, rows: slice, bands: np.ndarray) -> tuple[np.ndarray, n
     for block in row_blocks(n_rows, cols * len(bands), cube.block):
         with np.errstate(over="ignore"):  # beyond the range of float32 is infinite, and masked
             image[block] = cube.read(slice(rows.start + block.start, rows.start + block.stop), bands)
-        use[block] = (np.isfinite(image[block]) & (image[block] != 0)).any(axis=2)
+        use[block] = _with_data(image[block])
     return image, use
+
+
+def _with_data(image: np.ndarray) -> np.ndarray:
+    """`(rows, columns)`: True where a pixel has a value that is neither a gap nor zero."""
+    lowest, highest = image.min(axis=2), image.max(axis=2)
+    found = (lowest != 0) | (highest != 0)
+    broken = ~(np.isfinite(lowest) & np.isfinite(highest))
+    found[broken] = (np.isfinite(image[broken]) & (image[broken] != 0)).any(axis=1)
+    return found

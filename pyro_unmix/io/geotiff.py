@@ -17,7 +17,7 @@ from pyro_unmix.io.files import atomic_folder
 from pyro_unmix.io.sizes import check_size
 
 # The highest level takes three times as long as the lowest, and saves a thirtieth.
-_PACKED = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "bigtiff": "IF_SAFER", "overviews": "AUTO",
+_PACKED = {"compress": "DEFLATE", "level": 1, "predictor": "YES", "blocksize": 256, "bigtiff": "IF_SAFER", "overviews": "AUTO",
            "overview_resampling": "AVERAGE", "num_threads": "ALL_CPUS"}
 
 

@@ -116,13 +116,11 @@ class SceneFile:
         return image, use & ~(broken | empty)
 
     def scene(self, rows: slice) -> Scene | None:
-        """The scene of some rows; None where no pixel of them can be used."""
+        """The scene of some rows; None where no pixel of them can be used. Nothing is said of pixels that cannot."""
         image, use = self.usable(rows)
         if not use.any():
             return None
-        ground = xr.Dataset(coords=self.coords).isel(y=rows).drop_dims("wavelength").coords
-        return Scene(xr.DataArray(image, dims=("y", "x", "wavelength"), coords=ground), mask=use, wavelengths=self.wavelengths,
-                     fwhm=self.fwhm, name=self.name)
+        return Scene.of_checked(image, use, dict(xr.Dataset(coords=self.coords).isel(y=rows).coords), self.name)
 
     def sample(self, n_pixels: int = 2**16, *, seed: int = 0) -> Scene:
         """About `n_pixels` pixels to learn from, as one scene; all of them, where there are no more.

@@ -10,7 +10,7 @@ from string import Template
 
 import numpy as np
 import xarray as xr
-from scipy import stats
+from scipy import special
 
 from pyro_unmix.plot.frame import colours, top_of
 from pyro_unmix.plot.spectra import band_axis, gaps
@@ -42,7 +42,7 @@ def embedded(run: Run) -> dict:
         "rows": run.rows.tolist(), "columns": run.cols.tolist(), "shape": run.shape, "coordinates": _coordinates(run),
         "mean": packed(_maps(summary.abundance_mean), 0.0, 1.0), "sd": packed(_maps(summary.abundance_sd), 0.0, 1.0),
         "quantiles": packed(quantiles.values, 0.0, 1.0), "levels": quantiles["quantile"].values.tolist(),
-        "scores": stats.norm.ppf(quantiles["quantile"].values).tolist(),
+        "scores": special.ndtri(quantiles["quantile"].values).tolist(),
         "brightness": packed(summary.brightness_mean.transpose("y", "x").values) if "brightness_mean" in summary else None,
         "linear": json.loads(summary.attrs.get("configuration", "{}")).get("mixing") == "Linear",
         "endmembers": packed(summary.endmember_mean.transpose("endmember", "wavelength").values[:, order]),
