@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy import special
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_unmix.interpolation import cell
 
@@ -27,7 +28,8 @@ def beta_quantiles(a: Tensor, b: Tensor, levels: Sequence[float]) -> Tensor:
     (row, down), (col, across) = (cell(each, math.log(_LEAST), math.log(_MOST), _NODES) for each in (log_a, log_b))
     nodes = _table(tuple(levels)).to(a)
     corner = row * _NODES + col
-    above, below = (torch.lerp(nodes[at], nodes[at + 1], across[..., None]) for at in (corner, corner + _NODES))
+    above, below = (torch.lerp(F.embedding(at, nodes), F.embedding(at + 1, nodes), across[..., None])
+                    for at in (corner, corner + _NODES))
     multiple = torch.lerp(above, below, down[..., None]).movedim(-1, 0)
     return torch.sigmoid(log_a - log_b + multiple * (1.0 / a + 1.0 / b).sqrt())
 

@@ -147,7 +147,8 @@ def marginals(q: TorchDistributionMixin, levels: Sequence[float]) -> Marginals:
         a = q.concentration.double().cpu()
         total = a.sum(-1, keepdim=True)
         mean = a / total
-        return Marginals(mean, (mean * (1 - mean) / (total + 1)).sqrt(), beta_quantiles(a, total - a, levels))
+        quantiles = beta_quantiles(a.float(), (total - a).float(), levels)  # has no more digits
+        return Marginals(mean, (mean * (1 - mean) / (total + 1)).sqrt(), quantiles)
     if not isinstance(q, SimplexNormal):
         return of_draws(q.sample(torch.Size([_DRAWS])), levels)
     uniform = SobolEngine(q.loc.shape[-1], scramble=True, seed=0).draw(_QUASI_DRAWS)[:, None].to(q.loc)

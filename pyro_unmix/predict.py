@@ -145,7 +145,7 @@ class _Strips:
         if not with_data.any():
             raise InputError("at least one pixel with data", "none", "check the no-data value of the file")
         rows, use = spread_rows(with_data, self.scene.shape[1]) or (np.arange(len(with_data)), np.ones(len(with_data), bool))
-        image = self.scene.reflectance.values[rows] if isinstance(self.scene, Scene) else self.scene.read(_runs(rows))[0]
+        image = self.scene.reflectance.values[rows] if isinstance(self.scene, Scene) else self.scene.read(_runs(rows))
 
         def of(name: str) -> np.ndarray:
             return np.concatenate([_load(names[number], name)[rows[rows // _ROWS == number] % _ROWS]

@@ -33,7 +33,7 @@ class GuideSource:
         Whether the scene has moved the endmembers.
     """
 
-    tile, drawn_tile = 128, 32
+    tile, drawn_tile = 256, 32
     weighted = False
 
     def __init__(self, fit: Fit):

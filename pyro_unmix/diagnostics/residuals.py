@@ -127,6 +127,7 @@ def check_residuals(scene: Scene, abundances: Array, brightness: Array | None, e
     chi_square = ((pixels - fitted @ white) ** 2).sum(axis=1)
     degrees = n_bands - (fitted > 1e-6).sum(axis=1) + (brightness is None)
     within, level, beyond = _look_beyond(pixels, white, noise_cholesky.ndim == 1)
+    left = beyond.left()
 
     seen, corners = pixels @ within, white @ within  # least squares see no more of them
 
@@ -145,8 +146,8 @@ def check_residuals(scene: Scene, abundances: Array, brightness: Array | None, e
         strongest=beyond.strongest,
         effective_bands=effective_bands(beyond.coordinates, 0) * (1 / (n_bands - k) + 1 / len(pixels)) * n_bands,
         band_correlation=beyond.band_correlation(),
-        pixel_correlation=beyond.pixel_correlation(use),
-        signal_correlation=_log_correlation((beyond.left**2).sum(axis=1), np.linalg.norm(fitted @ endmembers, axis=1)),
+        pixel_correlation=neighbour_correlation(left, use),
+        signal_correlation=_log_correlation((left**2).sum(axis=1), np.linalg.norm(fitted @ endmembers, axis=1)),
         misfit=float(misfit(fitted).mean()),
         misfit_least=float(best.mean()),
         misfit_freed=float(misfit(freed).mean()),
@@ -159,11 +160,13 @@ def check_residuals(scene: Scene, abundances: Array, brightness: Array | None, e
 
 
 class _Beyond(NamedTuple):
-    """White pixels beyond span(M): `coordinates` `(n, L - K)` in an orthonormal `basis` `(L, L - K)`, the variance `level` of
-    their noise, the number of eigenvalues above what noise can reach, the largest over that, and the directions of a `few`."""
+    """White pixels beyond span(M): `coordinates` `(n, L - K)` in an orthonormal `basis` `(L, L - K)`, their mean `products`
+    `(L - K, L - K)`, the variance `level` of their noise, the number of eigenvalues above what noise can reach, the largest over
+    that, and the directions of a `few`."""
 
     coordinates: np.ndarray
     basis: np.ndarray
+    products: np.ndarray
     level: float
     structures: int
     strongest: float
@@ -172,7 +175,8 @@ class _Beyond(NamedTuple):
     @classmethod
     def of(cls, coordinates: np.ndarray, basis: np.ndarray) -> _Beyond:
         n, p = coordinates.shape
-        values, vectors = np.linalg.eigh(coordinates.T @ coordinates / n)
+        products = coordinates.T @ coordinates / n
+        values, vectors = np.linalg.eigh(products)
         values = np.maximum(values, 0.0)  # rounding
         edge = noise_edge(n, p)
         level = values.mean()
@@ -181,23 +185,22 @@ class _Beyond(NamedTuple):
         level = max(float(level), 1e-300)
         structures = int((values > edge * level).sum())
         few = vectors[:, p - min(structures, _FEW) :]
-        return cls(coordinates, basis, level, structures, float(values[-1] / (edge * level)), few)
+        return cls(coordinates, basis, products, level, structures, float(values[-1] / (edge * level)), few)
 
-    @property
     def left(self) -> np.ndarray:
         """Coordinates without the few strongest structures."""
         return self.coordinates - self.coordinates @ self.few @ self.few.T
 
+    def powers(self) -> np.ndarray:
+        """`(L,)`: mean square of each band of the residuals."""
+        return np.einsum("lp,pq,lq->l", self.basis, self.products, self.basis, optimize=True)
+
     def band_correlation(self) -> float:
         """Of adjacent bands in what is left, less what the projection does to white noise."""
-        residuals = self.left @ self.basis.T
-        projection = self.basis @ (self.basis - self.basis @ self.few @ self.few.T).T
-        return float((residuals[:, 1:] * residuals[:, :-1]).sum() / max((residuals**2).sum(), 1e-300)
+        without = self.basis - self.basis @ self.few @ self.few.T
+        products, projection = without @ self.products @ without.T, without @ without.T
+        return float(np.trace(products, offset=1) / max(np.trace(products), 1e-300)
                      - np.trace(projection, offset=1) / np.trace(projection))
-
-    def pixel_correlation(self, use: np.ndarray) -> float:
-        """Of what is left in pixels in use `(y, x)` that touch along a side."""
-        return neighbour_correlation(self.left, use)
 
 
 def _look_beyond(pixels: np.ndarray, endmembers: np.ndarray, independent: bool) -> tuple[np.ndarray, float, _Beyond]:
@@ -209,7 +212,7 @@ def _look_beyond(pixels: np.ndarray, endmembers: np.ndarray, independent: bool) 
         return within, claimed.level, claimed
     # A learned noise takes up what a wrong mixture leaves, in some bands more than in others. Beyond span(M) bands show their
     # own, which serves where that leaves less to explain.
-    own = _band_scales(claimed.coordinates @ basis.T, basis @ basis.T)
+    own = _band_scales(claimed.powers(), basis @ basis.T)
     basis = _split(endmembers / own)[1]
     again = _Beyond.of(pixels / own @ basis, basis)
     return within, claimed.level, again if again.structures < claimed.structures else claimed
@@ -221,12 +224,11 @@ def _split(endmembers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return basis[:, : len(endmembers)], basis[:, len(endmembers) :]
 
 
-def _band_scales(residuals: np.ndarray, projection: np.ndarray) -> np.ndarray:
-    """Standard deviations `(L,)` of independent noise of which `residuals` `(n, L)` are the `projection` `(L, L)`.
+def _band_scales(power: np.ndarray, projection: np.ndarray) -> np.ndarray:
+    """Standard deviations `(L,)` of independent noise of whose `projection` `(L, L)` bands have this mean square `(L,)`.
 
     The estimator of Rao (1970), JASA 65, "Estimation of heteroscedastic variances in linear models"; kept above nothing.
     """
-    power = (residuals**2).mean(axis=0)
     return np.sqrt(np.maximum(np.linalg.solve(projection**2, power), np.maximum(0.1 * power, 1e-300)))
 
 

@@ -81,20 +81,18 @@ def spread_blocks(cube: Cube, n_bands: int, values: int) -> list[slice]:
     return [slice(start, min(start + cube.block, rows)) for start in starts.tolist()]
 
 
-def read_rows(cube: Cube, rows: slice, bands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values `(rows, columns, bands)` of a part of a cube, and `(rows, columns)`, True where a pixel has more than gaps and
-    zeros."""
+def read_rows(cube: Cube, rows: slice, bands: np.ndarray) -> np.ndarray:
+    """Values `(rows, columns, bands)` of a part of a cube."""
     n_rows, cols = rows.stop - rows.start, cube.shape[1]
-    image, use = np.empty((n_rows, cols, len(bands)), np.float32), np.empty((n_rows, cols), bool)
+    image = np.empty((n_rows, cols, len(bands)), np.float32)
     for block in row_blocks(n_rows, cols * len(bands), cube.block):
         with np.errstate(over="ignore"):  # beyond the range of float32 is infinite, and masked
             image[block] = cube.read(slice(rows.start + block.start, rows.start + block.stop), bands)
-        use[block] = _with_data(image[block])
-    return image, use
+    return image
 
 
-def _with_data(image: np.ndarray) -> np.ndarray:
-    """`(rows, columns)`: True where a pixel has a value that is neither a gap nor zero."""
+def with_data(image: np.ndarray) -> np.ndarray:
+    """`(rows, columns)`: True where a pixel of `image` `(rows, columns, bands)` has more than gaps and zeros."""
     lowest, highest = image.min(axis=2), image.max(axis=2)
     found = (lowest != 0) | (highest != 0)
     broken = ~(np.isfinite(lowest) & np.isfinite(highest))

@@ -13,7 +13,7 @@ import xarray as xr
 
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.io.bands import kept_bands, matching_bands
-from pyro_unmix.io.cubes import Cube, read_rows, spread_blocks
+from pyro_unmix.io.cubes import Cube, read_rows, spread_blocks, with_data
 from pyro_unmix.io.library_files import Intervals
 from pyro_unmix.io.mosaic import mosaic
 from pyro_unmix.io.reflectance import scale_by_size
@@ -99,21 +99,20 @@ class SceneFile:
         """Coordinates of the scene, as those of `Scene.reflectance`."""
         return scene_coords(self.shape, self.wavelengths, self.fwhm, self.ground)
 
-    def read(self, parts: Sequence[slice]) -> tuple[np.ndarray, np.ndarray]:
-        """Reflectance `(rows, columns, bands)` of these slices of rows, one after the other, and `(rows, columns)`, True where a
-        pixel has more than gaps and zeros."""
+    def read(self, parts: Sequence[slice]) -> np.ndarray:
+        """Reflectance `(rows, columns, bands)` of these slices of rows, one after the other."""
         with self.open_cube(self.path) as cube:
             read = [read_rows(cube, part, self.bands) for part in parts]
-        image, use = read[0] if len(read) == 1 else (np.concatenate(each) for each in zip(*read, strict=True))
+        image = read[0] if len(read) == 1 else np.concatenate(read)
         if self.scale != 1:
             image /= np.float32(self.scale)
-        return image, use
+        return image
 
     def usable(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Reflectance `(rows, columns, bands)` of some rows, and `(rows, columns)`, True where a pixel can be used."""
-        image, use = self.read([rows])
+        image = self.read([rows])
         broken, empty = gaps(image)
-        return image, use & ~(broken | empty)
+        return image, ~(broken | empty)
 
     def scene(self, rows: slice) -> Scene | None:
         """The scene of some rows; None where no pixel of them can be used. Nothing is said of pixels that cannot."""
@@ -149,7 +148,8 @@ class SceneFile:
     def scene_parts(self) -> dict:
         """The parts of a `Scene` of all of it."""
         rows, cols, _ = self.shape
-        image, use = self.read([slice(0, rows)])
+        image = self.read([slice(0, rows)])
+        use = with_data(image)
         if not use.any():
             raise InputError("at least one pixel with data", f"none in {rows} x {cols} pixels", "check the file's no-data value")
         return {"image": xr.DataArray(image, dims=("y", "x", "wavelength"), coords=self.ground), "mask": use,
@@ -160,8 +160,7 @@ def _look(cube: Cube, bands: np.ndarray) -> np.ndarray:
     """Spectra `(n, bands)` of pixels with data, in rows spread over the cube; in all rows where those have none."""
     rows, cols, _ = cube.shape
     for blocks in (spread_blocks(cube, len(bands), _LOOKED_AT), [slice(0, rows)]):
-        read = [read_rows(cube, block, bands) for block in blocks]
-        spectra = np.concatenate([image[use] for image, use in read])
+        spectra = np.concatenate([image[with_data(image)] for image in (read_rows(cube, block, bands) for block in blocks)])
         if len(spectra):
             return spectra
     raise InputError("at least one pixel with data", f"none in {rows} x {cols} pixels", "check the file's no-data value")

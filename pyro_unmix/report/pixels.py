@@ -48,7 +48,7 @@ def _observed(scene: Scene | SceneFile, rows: np.ndarray, cols: np.ndarray) -> x
     """Spectra of these pixels; those of a file are read row by row."""
     if isinstance(scene, Scene):
         return scene.reflectance.isel(y=rows, x=cols)
-    read = np.stack([scene.read([slice(row, row + 1)])[0][0, cols] for row in rows.tolist()])
+    read = np.stack([scene.read([slice(row, row + 1)])[0, cols] for row in rows.tolist()])
     return xr.DataArray(read, dims=("y", "x", "wavelength"), coords=xr.Dataset(coords=scene.coords).isel(y=rows, x=cols).coords)
 
 
