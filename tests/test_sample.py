@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from sensor_files import MAP_INFO, braces, write_envi
-from test_cli import FILES, assert_refused, run, works
+from test_cli import FILES, assert_refused, drawn_elsewhere, run, works
 
 import pyro_unmix as pu
+from pyro_unmix import report
 from pyro_unmix.denoise import FieldMeans
 from pyro_unmix.errors import InputError, UnmixWarning
 from pyro_unmix.guide import ENCODERS
@@ -157,6 +158,7 @@ def test_the_command_says_what_is_in_it_from_some_of_its_rows(fit_command, value
 
 
 def test_a_run_that_was_killed_while_it_unmixed_goes_on(fit_command, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "write_report", drawn_elsewhere)
     works(*fit_command, tmp_path / "straight")
     prediction = sys.modules["pyro_unmix.predict"]
     with monkeypatch.context() as killed:
