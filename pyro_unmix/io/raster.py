@@ -112,12 +112,12 @@ def write_maps(shared: xr.Dataset, strips: Iterable[xr.Dataset], path: Path, dri
 
 def named_maps(summary: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
     """Every map `(y, x)` of a summary with a name: "alunite mean", "alunite sd", "alunite q05", ..., "reconstruction rmse"."""
+    mean, sd = (summary[name].transpose("endmember", "y", "x") for name in ("abundance_mean", "abundance_sd"))
+    quantiles = summary.abundance_quantile.transpose("endmember", "quantile", "y", "x")
     found = []
-    for endmember in summary.endmember.values:
-        of_it = summary.sel(endmember=endmember)
-        found += [(f"{endmember} mean", of_it.abundance_mean), (f"{endmember} sd", of_it.abundance_sd)]
-        found += [(f"{endmember} q{100 * level:02.0f}", of_it.abundance_quantile.sel(quantile=level))
-                  for level in summary["quantile"].values]
-    found += [(name.replace("_", " "), summary[name]) for name in ("reconstruction_rmse", "brightness_mean", "khat")
-              if name in summary]
-    return [(name, values.transpose("y", "x")) for name, values in found]
+    for number, endmember in enumerate(summary.endmember.values):
+        found += [(f"{endmember} mean", mean[number]), (f"{endmember} sd", sd[number])]
+        found += [(f"{endmember} q{100 * level:02.0f}", values)
+                  for level, values in zip(summary["quantile"].values, quantiles[number], strict=True)]
+    return found + [(name.replace("_", " "), summary[name].transpose("y", "x"))
+                    for name in ("reconstruction_rmse", "brightness_mean", "khat") if name in summary]
