@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy import special
+from scipy import interpolate, special
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from pyro_unmix.interpolation import cell
 
 # Both parameters on a grid that is even in their logarithm. Beyond its ends the shape of the distribution hardly changes.
 _LEAST, _MOST, _NODES = 1e-3, 1e6, 256
+_NEARLY_NOTHING = 1e-250
 
 
 def beta_quantiles(a: Tensor, b: Tensor, levels: Sequence[float]) -> Tensor:
@@ -36,13 +37,21 @@ def beta_quantiles(a: Tensor, b: Tensor, levels: Sequence[float]) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _table(levels: tuple[float, ...]) -> Tensor:
-    """`(nodes of a x nodes of b, levels)`."""
-    nodes = np.geomspace(_LEAST, _MOST, _NODES)
+    """`(nodes of a x nodes of b, levels)`: exact at every third node, and by cubic splines in between."""
+    every = np.arange(_NODES)
+    nodes = np.geomspace(_LEAST, _MOST, _NODES)[::3]
     a, b = np.meshgrid(nodes, nodes, indexing="ij")
     opposite = {level: round(1.0 - level, 12) for level in levels}
-    # What has no digits left is nothing, whatever its logarithm.
-    logarithms = {level: np.log(np.maximum(special.betaincinv(a, b, level), 1e-300)) for level in {*opposite, *opposite.values()}}
+    logarithms = {level: _log_quantile(level, a, b) for level in {*opposite, *opposite.values()}}
     # 1 - x has the parameters the other way round.
     logits = [logarithms[level] - logarithms[opposite[level]].T for level in levels]
-    return torch.from_numpy(np.stack([(logit - np.log(a / b)) / np.sqrt(1.0 / a + 1.0 / b) for logit in logits], axis=-1)
-                            .reshape(-1, len(levels)))
+    multiples = [(logit - np.log(a / b)) / np.sqrt(1.0 / a + 1.0 / b) for logit in logits]
+    finer = [interpolate.RectBivariateSpline(every[::3], every[::3], each)(every, every) for each in multiples]
+    return torch.from_numpy(np.stack(finer, axis=-1).reshape(-1, len(levels)))
+
+
+def _log_quantile(level: float, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    exact = special.betaincinv(a, b, level)
+    # So near to zero the density is a power, and its quantile has a logarithm where it has no digits itself.
+    of_power = (math.log(level) + np.log(a) + special.betaln(a, b)) / a
+    return np.where(exact > _NEARLY_NOTHING, np.log(np.maximum(exact, _NEARLY_NOTHING)), of_power)

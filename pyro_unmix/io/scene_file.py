@@ -124,7 +124,7 @@ class SceneFile:
     def sample(self, n_pixels: int = 2**16, *, seed: int = 0) -> Scene:
         """About `n_pixels` pixels to learn from, as one scene; all of them, where there are no more.
 
-        Square tiles with masked lines between them. Half of them, or fewer, are those that hold the most extreme spectra, which
+        Square tiles with eight masked lines between them, as far as the guides here look. Half of them, or fewer, are those that hold the most extreme spectra, which
         say what the endmembers are, and which a sample at random would miss; the others are spread over the file. It is read
         twice, some rows at a time.
 
