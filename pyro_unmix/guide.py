@@ -81,6 +81,15 @@ class EndmemberPosterior(nn.Module):
         """Posterior mean, `(n_endmembers, n_bands)`."""
         return self.mean + (self.scale_tril @ self.shift[..., None]).squeeze(-1)
 
+    def factor(self) -> Tensor:
+        """Lower Cholesky factors of the covariances, `(n_endmembers, n_bands, n_bands)`."""
+        return self.scale_tril * self.log_scale.exp()[:, None, :]
+
+    @property
+    def stddev(self) -> Tensor:
+        """`(n_endmembers, n_bands)`. To make the first normal distribution of a process torch imports packages for half a second."""
+        return self.factor().norm(dim=-1)
+
     @torch.no_grad()
     def match(self, draws: Tensor) -> None:
         """Take the mean of `draws` `(n_draws, n_endmembers, n_bands)` and, in white coordinates, their standard deviations."""
@@ -91,7 +100,7 @@ class EndmemberPosterior(nn.Module):
 
     def forward(self) -> dist.MultivariateNormal:
         """Distribution with batch shape `(n_endmembers,)` and event shape `(n_bands,)`."""
-        return dist.MultivariateNormal(self.loc(), scale_tril=self.scale_tril * self.log_scale.exp()[:, None, :])
+        return dist.MultivariateNormal(self.loc(), scale_tril=self.factor())
 
 
 class NoisePosterior(nn.Module):

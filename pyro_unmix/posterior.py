@@ -317,7 +317,7 @@ class Posterior:
         simulated = self._fit.simulated
         # A transferred guide has not learned endmembers from this scene.
         if simulated is None and self._source.learned and isinstance(model.endmembers, MVNEndmembers):
-            prior_sd = model.endmembers(model.n_endmembers, scene.n_bands).stddev
+            prior_sd = model.endmembers.stddev
             known = prior_sd.mean(dim=1) < _KNOWN * common.endmembers.square().mean(dim=1).sqrt()
             prior_sd = prior_sd.masked_fill(known[:, None], torch.inf)  # what is known cannot be narrowed
         departures = None if simulated is None else simulated.findings(self._fit, scene, maps)

@@ -49,8 +49,8 @@ class GuideSource:
 
     @torch.no_grad()
     def common(self) -> Common:
-        endmembers = self.fit.guide.endmembers()
-        return Common(endmembers.mean, endmembers.stddev, self.fit.guide.noise().mean)
+        endmembers = self.fit.guide.endmembers
+        return Common(endmembers.loc(), endmembers.stddev, self.fit.guide.noise().mean)
 
     def shared(self, n_draws: int, seed: int) -> tuple[Tensor, Tensor]:
         """Endmembers `(n_draws, K, L)` and noise scales `(n_draws, L)` of as many draws."""

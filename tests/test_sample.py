@@ -157,6 +157,15 @@ def test_the_command_says_what_is_in_it_from_some_of_its_rows(fit_command, value
     assert looked_at and int(looked_at[1]) == 150 * 60 - 1  # one has no data
 
 
+@pytest.mark.parametrize("command", ["info", "fit"])
+def test_a_file_that_has_a_gap_in_every_pixel(fit_command, tmp_path, values, command):
+    broken = values[100:200, 60:120].copy()
+    broken[:, ::2, 3] = broken[:, 1::2, 5] = np.nan
+    file = write_envi(tmp_path, broken, interleave="bil", header=HEADER)
+    arguments = ("info", file) if command == "info" else ("fit", file, *fit_command[2:], tmp_path / "run")
+    assert_refused(run(*arguments), "a pixel that has a value in every band, got none of 6000 looked at")
+
+
 def test_a_run_that_was_killed_while_it_unmixed_goes_on(fit_command, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "write_report", drawn_elsewhere)
     works(*fit_command, tmp_path / "straight")

@@ -93,7 +93,8 @@ def read_rows(cube: Cube, rows: slice, bands: np.ndarray) -> np.ndarray:
 
 def with_data(image: np.ndarray) -> np.ndarray:
     """`(rows, columns)`: True where a pixel of `image` `(rows, columns, bands)` has more than gaps and zeros."""
-    lowest, highest = image.min(axis=2), image.max(axis=2)
+    with np.errstate(invalid="ignore"):
+        lowest, highest = image.min(axis=2), image.max(axis=2)
     found = (lowest != 0) | (highest != 0)
     broken = ~(np.isfinite(lowest) & np.isfinite(highest))
     found[broken] = (np.isfinite(image[broken]) & (image[broken] != 0)).any(axis=1)

@@ -14,8 +14,8 @@ from pyro_unmix.scene import Scene
 if TYPE_CHECKING:
     from pyro_unmix.io.scene_file import SceneFile
 
-# Rows and columns of a tile, and masked ones between two: as wide as the guides here look, so that tiles which are no neighbours in
-# the scene do not see each other. Together they are as large as the tiles of training are by default.
+# Rows and columns of a tile, and masked ones between two: as wide as the guides here look, so that tiles which are no neighbours
+# in the scene do not see each other. Together they are as large as the tiles of training are by default.
 _TILE, _APART = 40, 8
 # Directions along which pixels are compared, in so many principal components.
 _DIRECTIONS, _COMPONENTS = 256, 12

@@ -124,9 +124,9 @@ class SceneFile:
     def sample(self, n_pixels: int = 2**16, *, seed: int = 0) -> Scene:
         """About `n_pixels` pixels to learn from, as one scene; all of them, where there are no more.
 
-        Square tiles with eight masked lines between them, as far as the guides here look. Half of them, or fewer, are those that hold the most extreme spectra, which
-        say what the endmembers are, and which a sample at random would miss; the others are spread over the file. It is read
-        twice, some rows at a time.
+        Square tiles with eight masked lines between them, as far as the guides here look. Half of them, or fewer, are those that
+        hold the most extreme spectra, which say what the endmembers are, and which a sample at random would miss; the others are
+        spread over the file. It is read twice, some rows at a time.
 
         Raises
         ------
@@ -136,10 +136,20 @@ class SceneFile:
         return mosaic(self, n_pixels, seed)
 
     def spread_spectra(self) -> np.ndarray:
-        """Spectra `(n, bands)` of pixels without gaps, in rows spread over the file."""
+        """Spectra `(n, bands)` of pixels without gaps, in rows spread over the file.
+
+        Raises
+        ------
+        InputError
+            There are none.
+        """
         with self.open_cube(self.path) as cube:
             spectra = _look(cube, self.bands)
-        return spectra[np.isfinite(spectra).all(axis=1)] / np.float32(self.scale)
+        whole = np.isfinite(spectra).all(axis=1)
+        if not whole.any():
+            raise InputError("a pixel that has a value in every band", f"none of {len(whole)} looked at in '{self.path.name}'",
+                             "leave out the bands in which values are missing")
+        return spectra[whole] / np.float32(self.scale)
 
     def whole(self) -> Scene:
         """The scene of all of it."""

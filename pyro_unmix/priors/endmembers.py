@@ -57,6 +57,11 @@ class MVNEndmembers(nn.Module):
         relative = self.scale_tril / self.scale_tril[:, :1, :1]
         return torch.allclose(relative, relative[:1].expand_as(relative), rtol=1e-4, atol=1e-4)
 
+    @property
+    def stddev(self) -> Tensor:
+        """`(n_endmembers, n_bands)`."""
+        return self.scale_tril.norm(dim=-1).expand_as(self.mean)
+
     def forward(self, n_endmembers: int, n_bands: int) -> dist.Distribution:
         _check_shape(self.mean, n_endmembers, n_bands)
         return dist.MultivariateNormal(self.mean, scale_tril=self.scale_tril).to_event(1)
