@@ -87,7 +87,7 @@ class EndmemberPosterior(nn.Module):
 
     @property
     def stddev(self) -> Tensor:
-        """`(n_endmembers, n_bands)`. To make the first normal distribution of a process torch imports packages for half a second."""
+        """`(n_endmembers, n_bands)`. Making a process's first normal distribution would take torch half a second of imports."""
         return self.factor().norm(dim=-1)
 
     @torch.no_grad()
