@@ -93,6 +93,7 @@ def test_what_draws_say_of_what_pixels_share_is_taken_over(filled):
     apart = (guide.endmembers().mean - other.endmembers().mean) / other.endmembers().stddev
     assert apart.abs().max() < 5 / 4000**0.5
     torch.testing.assert_close(guide.endmembers().stddev, other.endmembers().stddev, atol=0, rtol=0.06)
+    torch.testing.assert_close(guide.endmembers.stddev, guide.endmembers().stddev)
     torch.testing.assert_close(guide.noise.loc, other.noise.loc, atol=0.01, rtol=0)
     torch.testing.assert_close(guide.noise.log_scale, other.noise.log_scale, atol=0.06, rtol=0)
     torch.testing.assert_close(guide.head.concentration, torch.tensor([0.3, 0.6, 1.0]))

@@ -13,6 +13,7 @@ from pyro_unmix.priors import (
     FixedEndmembers,
     GPEndmembers,
     LogNormalEndmembers,
+    MVNEndmembers,
     check_endmember_prior,
     library_endmembers,
     smooth_scale_tril,
@@ -57,6 +58,13 @@ def test_known_endmembers_hardly_vary():
     made = FixedEndmembers(MEAN)(3, L)
     torch.testing.assert_close(made.mean, torch.as_tensor(MEAN).float())
     torch.testing.assert_close(made.stddev.mean(1), 1e-4 * torch.as_tensor(MEAN).float().square().mean(1).sqrt())
+
+
+@pytest.mark.parametrize("one_for_all", [True, False])
+def test_the_spread_is_that_of_the_distribution(one_for_all):
+    factor = torch.randn(3, L, L).tril()
+    prior = MVNEndmembers(MEAN, factor[0] if one_for_all else factor)
+    torch.testing.assert_close(prior.stddev, prior(3, L).stddev)
 
 
 def test_log_normal_endmembers_are_positive_and_vary_by_a_share():
