@@ -17,8 +17,8 @@ from pyro_unmix.io.cubes import Cube, readable, row_blocks
 from pyro_unmix.io.extras import needed
 from pyro_unmix.io.georeference import coordinates, reference_system, transform_of
 
-# While maps are written: no sidecars, and a cache of 256 MB, which GDAL would else let grow with the machine's memory.
-WRITING = {"GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 2**28}
+# While maps are written: no sidecars, and a cache of 128 MB, which GDAL would else let grow with the machine's memory.
+WRITING = {"GDAL_PAM_ENABLED": "NO", "GDAL_CACHEMAX": 2**27}
 
 
 @contextmanager
