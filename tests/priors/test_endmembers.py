@@ -62,7 +62,7 @@ def test_known_endmembers_hardly_vary():
 
 @pytest.mark.parametrize("one_for_all", [True, False])
 def test_the_spread_is_that_of_the_distribution(one_for_all):
-    factor = torch.randn(3, L, L).tril()
+    factor = torch.stack([smooth_scale_tril(WAVELENGTHS, L, sd) for sd in (0.1, 0.2, 0.3)])
     prior = MVNEndmembers(MEAN, factor[0] if one_for_all else factor)
     torch.testing.assert_close(prior.stddev, prior(3, L).stddev)
 
