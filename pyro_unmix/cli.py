@@ -84,9 +84,10 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyro_unmix").setLevel(logging.INFO)
     warnings.showwarning = _one_line_warning
-    # What HDF5 and Zarr cannot clean up of a file that they could not read is no news beside the error.
+    # What GDAL says of a file that it could not read, and HDF5 and Zarr cannot clean up, is no news beside the error.
     sys.unraisablehook = lambda found: None
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for library in ("asyncio", "rasterio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         app()
     except InputError as error:

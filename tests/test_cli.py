@@ -20,6 +20,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import rasterio
 import scipy.io
 import torch
 import xarray as xr
@@ -612,8 +613,13 @@ def test_mistyped_commands(arguments):
     assert outcome.code == 2 and outcome.out == "" and "Traceback" not in outcome.err and outcome.err
 
 
-def test_the_installed_command_ends_with_the_code():
-    """In a process of its own: exit code, one line, no traceback, through the entry point."""
+@pytest.mark.parametrize("name, said", [("gone.npz", "gone.npz', which does not exist"), ("cut.tif", "cut.tif")])
+def test_the_installed_command_ends_with_the_code(tmp_path, name, said):
+    """In a process of its own: exit code, one line, no traceback, through the entry point. Of a cut file GDAL tells more."""
+    grid = {"crs": "EPSG:32633", "transform": rasterio.Affine(30, 0, 5e5, 0, -30, 5e6)}
+    with rasterio.open(tmp_path / "whole.tif", "w", driver="GTiff", width=9, height=9, count=60, dtype="float32", **grid) as file:
+        file.write(np.ones((60, 9, 9), np.float32))
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "whole.tif").read_bytes()[:600])
     code = "import sys; from pyro_unmix.cli import main; sys.argv[0] = 'pyro-unmix'; main()"
-    done = subprocess.run([sys.executable, "-c", code, "info", "gone.npz"], capture_output=True, text=True)
-    assert_refused(Outcome(done.returncode, done.stdout, done.stderr), "gone.npz', which does not exist")
+    done = subprocess.run([sys.executable, "-c", code, "info", tmp_path / name], capture_output=True, text=True)
+    assert_refused(Outcome(done.returncode, done.stdout, done.stderr), said)
