@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,8 @@ from typing import NamedTuple
 COMMAND = [sys.executable, "-c", "import sys; from pyro_unmix.cli import main; sys.argv[0] = 'pyro-unmix'; main()"]
 # Another number of threads would round sums in another way.
 _ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+# Warnings and progress, which may stand before an error.
+_BESIDE = re.compile(r"warning: |\w+ (\d+/\d+|[\d.]+ s)\b")
 
 
 class Ended(NamedTuple):
@@ -32,8 +35,8 @@ class Ended(NamedTuple):
             return "done, warned" if "warning: " in self.err else "done"
         if self.code < 0:
             return f"ended by signal {-self.code}"
-        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        return "one line" if self.code == 2 and len(lines) == 1 and self.err.endswith(lines[0] + "\n") else "unclear"
+        lines = [line for line in self.err.splitlines() if not _BESIDE.match(line)]
+        return "one line" if self.code == 2 and len(lines) == 1 and lines[0].startswith("error: ") else "unclear"
 
 
 def started(*arguments: object, command: list[str] = COMMAND) -> subprocess.Popen:
