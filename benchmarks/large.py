@@ -118,7 +118,7 @@ class Watched(ThreadPoolExecutor):
         self.ended = time.perf_counter()
 
 
-def posterior(run: str, scene: str, out: str, _: str) -> None:
+def posterior(run: str, scene: str, out: str) -> None:
     """Prints the seconds that `predict` spends on strips."""
     fit = pu.load_fit(run)
     with Watched(os.cpu_count()) as pool:
@@ -189,7 +189,7 @@ def main() -> None:
         read(scene.with_suffix(".img"))
         out = options.folder / f"{name}.tif"
         predict = [sys.executable, "-m", "pyro_unmix", "predict", str(run), str(scene), "--out", str(out)]
-        done = {"predict": (*measured(predict)[:2], strips_alone(posterior, str(run), str(scene), str(out), "")[2])}
+        done = {"predict": (*measured(predict)[:2], strips_alone(posterior, str(run), str(scene), str(out))[2])}
         with rasterio.open(out) as maps, rasterio.open(str(scene).replace(".hdr", ".img")) as like:
             assert maps.crs == like.crs and maps.transform == like.transform and maps.shape == like.shape
         if name == "granule":

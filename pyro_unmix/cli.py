@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,13 +85,17 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("pyro_unmix").setLevel(logging.INFO)
     warnings.showwarning = _one_line_warning
-    # What GDAL says of a file that it could not read, and HDF5 and Zarr cannot clean up, is no news beside the error.
+    # What HDF5 and Zarr cannot clean up of a file that they could not read is no news beside the error. Nor is what GDAL says of
+    # it; of one that it could read it is, such as a georeference that was lost, and is told at the end.
     sys.unraisablehook = lambda found: None
-    for library in ("asyncio", "rasterio"):
-        logging.getLogger(library).setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    said_by_gdal = MemoryHandler(1000, flushLevel=sys.maxsize, target=logging.StreamHandler(sys.stderr))
+    logging.getLogger("rasterio").addHandler(said_by_gdal)
+    logging.getLogger("rasterio").propagate = False
     try:
         app()
     except InputError as error:
+        said_by_gdal.buffer.clear()
         _fail(error, 2)
     except FitDiverged as error:
         _fail(error, 3)

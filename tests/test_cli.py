@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -619,7 +620,13 @@ def test_the_installed_command_ends_with_the_code(tmp_path, name, said):
     grid = {"crs": "EPSG:32633", "transform": rasterio.Affine(30, 0, 5e5, 0, -30, 5e6)}
     with rasterio.open(tmp_path / "whole.tif", "w", driver="GTiff", width=9, height=9, count=60, dtype="float32", **grid) as file:
         file.write(np.ones((60, 9, 9), np.float32))
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "whole.tif").read_bytes()[:600])
+    whole = (tmp_path / "whole.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[:600])
     code = "import sys; from pyro_unmix.cli import main; sys.argv[0] = 'pyro-unmix'; main()"
     done = subprocess.run([sys.executable, "-c", code, "info", tmp_path / name], capture_output=True, text=True)
     assert_refused(Outcome(done.returncode, done.stdout, done.stderr), said)
+    # Of one that it can read too, and that is told: the scale of its pixels is said to lie beyond the end.
+    scale = whole.index(struct.pack("<HHI", 33550, 12, 3)) + 8
+    (tmp_path / "lost.tif").write_bytes(whole[:scale] + struct.pack("<I", 10**8) + whole[scale + 4 :])
+    done = subprocess.run([sys.executable, "-c", code, "info", tmp_path / "lost.tif"], capture_output=True, text=True)
+    assert done.returncode == 0 and "GeoPixelScale" in done.stderr and "Traceback" not in done.stderr
